@@ -1,0 +1,49 @@
+"""The composition root shared by web processes and Celery workers."""
+
+from __future__ import annotations
+
+from redis import Redis
+
+from app.core.crypto import Cipher
+from app.core.db import make_engine
+from app.core.events import Subscriptions
+from app.core.messaging import Publisher
+from app.core.platform import Platform
+from app.core.uow import UnitOfWorkFactory
+from config.settings import Settings
+
+
+def bootstrap(settings: Settings, publisher: Publisher, *, process: str) -> Platform:
+    """Build the long-lived parts of one process.
+
+    Args:
+        settings: the process's settings.
+        publisher: hands messages to the broker after a commit.
+        process: `web`, `worker` or `beat`; names the connections in Postgres.
+    """
+    engine = make_engine(settings.database, application_name=f"trellis-{process}")
+    return Platform(
+        settings=settings,
+        engine=engine,
+        uow=UnitOfWorkFactory(engine, publisher, subscriptions()),
+        publisher=publisher,
+        redis=make_redis(settings),
+        cipher=Cipher(settings.auth.master_key),
+    )
+
+
+def subscriptions() -> Subscriptions:
+    """List every subscriber of every domain event."""
+    return Subscriptions()
+
+
+def make_redis(settings: Settings) -> Redis:
+    """Return a text client that fails fast."""
+    timeout_s = settings.redis.timeout.total_seconds()
+    return Redis.from_url(
+        settings.redis.url,
+        decode_responses=True,
+        socket_timeout=timeout_s,
+        socket_connect_timeout=timeout_s,
+        health_check_interval=15,
+    )

@@ -1,0 +1,100 @@
+"""Messages to Celery: declared by slices, published after commit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from typing import Any, ClassVar, Protocol
+
+import structlog
+from celery import Celery
+from kombu.exceptions import OperationalError
+
+from config.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+
+class Queue(StrEnum):
+    """Celery queues; each is consumed by the ``worker`` line of the Procfile."""
+
+    RPC = "rpc"
+    JOBS = "jobs"
+    CRONS = "crons"
+    AGENTS = "agents"
+    DEPLOYS = "deploys"
+    MAINTENANCE = "maintenance"
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """Base of messages: a frozen dataclass of JSON scalars, ids first.
+
+    A message only says "look": each points at a row, and each kind of row has a sweep, so a
+    lost message delays work and loses nothing.
+    """
+
+    name: ClassVar[str]
+    queue: ClassVar[Queue]
+
+    def arguments(self) -> dict[str, Any]:  # Any: JSON values
+        """Return the keyword arguments of the task."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+
+class Publisher(Protocol):
+    """Hands messages to the broker."""
+
+    def publish(self, messages: Sequence[Message]) -> None:
+        """Send messages; a broker that is away is logged, never raised."""
+
+
+class CeleryPublisher:
+    """Publishes through a Celery app's connection pool."""
+
+    def __init__(self, celery: Celery) -> None:
+        self._celery = celery
+
+    def publish(self, messages: Sequence[Message]) -> None:
+        """Send messages; a broker that is away is logged, never raised."""
+        for message in messages:
+            try:
+                self._celery.send_task(
+                    message.name,
+                    kwargs=message.arguments(),
+                    queue=message.queue,
+                    ignore_result=True,
+                    retry=False,
+                )
+            except (OperationalError, OSError) as exc:
+                log.warning("message_not_published", message=message.name, reason=str(exc))
+
+
+def make_celery(settings: Settings, *, main: str = "trellis") -> Celery:
+    """Return a Celery app on our broker; web processes use it to publish only."""
+    celery = Celery(main, set_as_current=False)
+    timeout_s = settings.redis.timeout.total_seconds()
+    celery.conf.update(
+        broker_url=settings.redis.url,
+        broker_pool_limit=32,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_transport_options={
+            "visibility_timeout": 3600,
+            "socket_timeout": 5.0,
+            "socket_connect_timeout": timeout_s,
+            "socket_keepalive": True,
+        },
+        task_serializer="json",
+        accept_content=["json"],
+        task_ignore_result=True,
+        task_default_queue=Queue.MAINTENANCE,
+        task_create_missing_queues=True,
+        worker_prefetch_multiplier=1,
+        worker_hijack_root_logger=False,
+        worker_send_task_events=False,
+        timezone="UTC",
+        enable_utc=True,
+    )
+    return celery

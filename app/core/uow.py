@@ -1,0 +1,67 @@
+"""The unit of work: one transaction, the messages it causes, the events it emits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+from sqlalchemy import Engine
+from sqlalchemy.orm import Session, sessionmaker
+
+from app.core.events import Event, Subscriptions
+from app.core.messaging import Message, Publisher
+
+
+class UnitOfWork:
+    """What a use case gets: a session inside an open transaction.
+
+    Services never commit; the edge that opened the unit of work does. Messages are published
+    after that commit, and not at all when it fails.
+    """
+
+    def __init__(self, session: Session, subscriptions: Subscriptions) -> None:
+        self.session = session
+        self._subscriptions = subscriptions
+        self._messages: list[Message] = []
+        self._callbacks: list[Callable[[], None]] = []
+
+    def send_after_commit(self, message: Message) -> None:
+        """Publish a message once this transaction is committed; equal ones are sent once."""
+        if message not in self._messages:
+            self._messages.append(message)
+
+    def after_commit(self, callback: Callable[[], None]) -> None:
+        """Run a callback once this transaction is committed; it must not raise."""
+        self._callbacks.append(callback)
+
+    def emit(self, event: Event) -> None:
+        """Run the subscribers of an event now, inside this transaction."""
+        for handler in self._subscriptions.of(event):
+            handler(self, event)
+
+    def committed(self, publisher: Publisher) -> None:
+        """Do what waited for the commit. Called by the factory only."""
+        for callback in self._callbacks:
+            callback()
+        if self._messages:
+            publisher.publish(self._messages)
+
+
+class UnitOfWorkFactory:
+    """Opens units of work: ``with factory() as uow: ...`` commits on a normal exit."""
+
+    def __init__(self, engine: Engine, publisher: Publisher, subscriptions: Subscriptions) -> None:
+        self._sessions = sessionmaker(engine, expire_on_commit=False)
+        self._publisher = publisher
+        self._subscriptions = subscriptions
+
+    def __call__(self) -> AbstractContextManager[UnitOfWork]:
+        """Open a unit of work; any exception rolls it back and publishes nothing."""
+        return self._open()
+
+    @contextmanager
+    def _open(self) -> Iterator[UnitOfWork]:
+        with self._sessions() as session, session.begin():
+            uow = UnitOfWork(session, self._subscriptions)
+            yield uow
+        uow.committed(self._publisher)

@@ -1,0 +1,61 @@
+"""The Flask app."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from flask import Flask, Response, request
+from flask_cors import CORS
+from flask_jwt_extended import JWTManager
+from werkzeug.middleware.proxy_fix import ProxyFix
+
+from app.core.platform import Platform
+from app.http import errors, health
+from app.http.api import Api, make_api
+from app.http.views import ACTOR_LOADER, PLATFORM
+
+LOOPBACK_ORIGINS = r"http://(localhost|127\.0\.0\.1)(:\d+)?\Z"
+
+
+def create_app(platform: Platform) -> Flask:
+    """Return the web application on an assembled platform."""
+    app = Flask("trellis", static_folder=None)
+    http = platform.settings.http
+    app.config.update(
+        MAX_CONTENT_LENGTH=http.max_body_bytes,
+        JWT_SECRET_KEY=platform.settings.auth.jwt_secret,
+        JWT_ALGORITHM="HS256",
+        JSON_SORT_KEYS=False,
+        PROPAGATE_EXCEPTIONS=False,
+    )
+    app.json.sort_keys = False  # type: ignore[attr-defined]
+    app.extensions[PLATFORM] = platform
+    JWTManager(app)
+    CORS(
+        app,
+        origins=[re.compile(LOOPBACK_ORIGINS), http.public_url.rstrip("/"), *http.cors_origins],
+        send_wildcard=False,
+    )
+    app.before_request(_refuse_large_bodies(http.max_body_bytes))
+    api = make_api(app)
+    _register_slices(app, api)
+    errors.register(app, {})
+    if http.trusted_proxy_count:
+        hops = http.trusted_proxy_count
+        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops)  # type: ignore[method-assign]
+    return app
+
+
+def _register_slices(app: Flask, api: Api) -> None:
+    api.register_blueprint(health.blp)
+    app.extensions[ACTOR_LOADER] = lambda _session, _user_id: None
+
+
+def _refuse_large_bodies(limit: int) -> Callable[[], Response | None]:
+    def refuse() -> Response | None:
+        if (request.content_length or 0) > limit:
+            return errors.answer("request body too large", 413)
+        return None
+
+    return refuse

@@ -1,0 +1,69 @@
+"""From the Bearer header of a request to an actor.
+
+Source: REST contract part 10, section 4 (Bearer check); part 30, section 4.2 (caller tokens).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from uuid import UUID
+
+import jwt
+from flask import Request
+from flask_jwt_extended import decode_token
+from flask_jwt_extended.exceptions import JWTExtendedException
+from sqlalchemy.orm import Session
+
+from app.core.actor import Actor
+from app.core.errors import Forbidden, Unauthenticated
+from app.core.permissions import Permissions
+
+ActorLoader = Callable[[Session, UUID], Actor | None]
+
+INVALID = "invalid or expired token"
+
+
+def authenticate(request: Request, session: Session, load_actor: ActorLoader) -> Actor:
+    """Return who sends a request, with the permissions read from the database now.
+
+    Raises:
+        Unauthenticated: no token, a wrong one, or a principal that is gone or disabled.
+        Forbidden: a caller token used outside the app it is limited to.
+    """
+    user_id, email, scope = _read_token(request)
+    actor = load_actor(session, user_id)
+    if actor is None:
+        raise Unauthenticated(INVALID)
+    actor = replace(actor, email=email)
+    return actor if scope is None else _limited(actor, scope, request.path)
+
+
+def _read_token(request: Request) -> tuple[UUID, str, str | None]:
+    header = request.authorization
+    if "Authorization" not in request.headers:
+        raise Unauthenticated("authentication required")
+    if header is None or header.type != "bearer" or not header.token:
+        raise Unauthenticated(INVALID)
+    try:
+        claims = decode_token(header.token)
+        email = claims["email"]
+        user_id = UUID(claims["sub"])
+    except (jwt.PyJWTError, JWTExtendedException, KeyError, ValueError, TypeError) as exc:
+        raise Unauthenticated(INVALID) from exc
+    scope = claims.get("app")
+    if not (isinstance(email, str) and email) or not isinstance(scope, str | None):
+        raise Unauthenticated(INVALID)
+    return user_id, email, scope
+
+
+def _limited(actor: Actor, app_id: str, path: str) -> Actor:
+    allowed = (
+        path.startswith((f"/api/v1/apps/{app_id}/", "/api/v1/storage/"))
+        or (path.startswith("/api/v1/integrations/") and "/actions/" in path)
+        or path == "/api/v1/auth/me"
+    )
+    if not allowed:
+        raise Forbidden(f"token is limited to app '{app_id}'")
+    within = Permissions.of({f"app:{app_id}:*"})
+    return replace(actor, permissions=actor.permissions.intersect(within), app_scope=app_id)

@@ -1,0 +1,66 @@
+"""Gates: what a caller needs before a view runs. Every route method has exactly one.
+
+Source: REST contract part 10, section 9.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from app.core.actor import Actor
+
+F = TypeVar("F", bound=Callable[..., Any])  # Any: a view method takes what its route captures
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """A requirement on the caller.
+
+    Attributes:
+        text: the requirement in the words of the contract's endpoint list.
+        public: no token is looked at.
+        check: raises ``Forbidden``; gets the actor and the captured path values.
+    """
+
+    text: str
+    public: bool = False
+    check: Callable[[Actor, Mapping[str, Any]], None] | None = None  # Any: path converters
+
+    def __call__(self, method: F) -> F:
+        """Attach this gate to a view method. Must be the outermost decorator."""
+        method.__gate__ = self  # type: ignore[attr-defined]
+        if not self.public:
+            apidoc = deepcopy(getattr(method, "_apidoc", {}))
+            apidoc.setdefault("manual_doc", {})["security"] = [{"bearer": []}]
+            method._apidoc = apidoc  # type: ignore[attr-defined]
+        return method
+
+
+public = Gate("public", public=True)
+signed_in = Gate("signed-in")
+admin = Gate("admin", check=lambda actor, _path: actor.require_admin())
+
+
+def permission(template: str) -> Gate:
+    """Require a key; ``{name}`` stands for a captured path value (``app:{app_id}:invoke``)."""
+    return Gate(template, check=lambda actor, path: actor.require(template.format(**path)))
+
+
+def in_service(text: str) -> Gate:
+    """Require a signed-in caller; the service checks the rest in the order the contract gives."""
+    return Gate(text)
+
+
+def gate_of(method: Callable[..., Any]) -> Gate:  # Any: as F
+    """Return the gate of a view method.
+
+    Raises:
+        LookupError: it has none, which is a bug a guard test finds.
+    """
+    gate: Gate | None = getattr(method, "__gate__", None)
+    if gate is None:
+        raise LookupError(f"{method.__qualname__} has no gate")
+    return gate

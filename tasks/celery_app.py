@@ -1,0 +1,39 @@
+"""The Celery app of workers and beat: settings, platform, tasks."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+from celery import Celery, signals
+
+from app.bootstrap import bootstrap
+from app.core.messaging import CeleryPublisher, make_celery
+from config.logging import configure_logging
+from config.settings import AppEnv, Settings, load_settings
+from tasks import base
+
+
+def build(settings: Settings, *, process: str) -> Celery:
+    """Return a Celery app with every task and its platform attached."""
+    celery = make_celery(settings)
+    platform = bootstrap(settings, CeleryPublisher(celery), process=process)
+    setattr(celery, base.PLATFORM, platform)
+    base.register_all(celery)
+    return celery
+
+
+def _process() -> str:
+    return "beat" if "beat" in sys.argv else "worker"
+
+
+@signals.setup_logging.connect  # type: ignore[untyped-decorator]
+def _configure_logging(**_kwargs: Any) -> None:  # Any: Celery's signal arguments
+    configure_logging(
+        _process(), json=_settings.env is AppEnv.PRODUCTION, level=_settings.logging.level
+    )
+
+
+_settings = load_settings(os.environ)  # noqa: TID251 - this is the composition root
+celery = build(_settings, process=_process())
