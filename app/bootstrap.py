@@ -9,6 +9,7 @@ from app.core.db import make_engine
 from app.core.events import Subscriptions
 from app.core.messaging import Publisher
 from app.core.platform import Platform
+from app.core.replies import Replies
 from app.core.uow import UnitOfWorkFactory
 from config.settings import Settings
 
@@ -29,6 +30,7 @@ def bootstrap(settings: Settings, publisher: Publisher, *, process: str) -> Plat
         publisher=publisher,
         redis=make_redis(settings),
         cipher=Cipher(settings.auth.master_key),
+        replies=Replies(settings.redis.url, settings.redis.timeout.total_seconds()),
     )
 
 

@@ -19,7 +19,13 @@ def run() -> None:
     url = context.config.get_main_option("sqlalchemy.url") or DatabaseURL().deserialize(
         os.environ["DATABASE_URL"]  # noqa: TID251 - the alembic command line is a composition root
     )
-    engine = create_engine(DatabaseSettings(url=url).url, poolclass=NullPool)
+    # A login role called like our schema would make it the default schema, which Alembic's
+    # comparison then leaves out.
+    engine = create_engine(
+        DatabaseSettings(url=url).url,
+        poolclass=NullPool,
+        connect_args={"options": "-c search_path=public"},
+    )
     with engine.connect() as connection:
         connection.execute(text("SELECT pg_advisory_lock(:lock)"), {"lock": MIGRATION_LOCK})
         connection.execute(text("SET lock_timeout = '10s'"))

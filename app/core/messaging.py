@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Any, ClassVar, Protocol
@@ -11,6 +11,7 @@ import structlog
 from celery import Celery
 from kombu.exceptions import OperationalError
 
+from app.core.errors import NotReady
 from config.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -49,6 +50,19 @@ class Publisher(Protocol):
     def publish(self, messages: Sequence[Message]) -> None:
         """Send messages; a broker that is away is logged, never raised."""
 
+    def deliver(self, message: Message, *, expires_s: float) -> None:
+        """Send a message somebody waits for.
+
+        Raises:
+            NotReady: the broker is not reachable.
+        """
+
+    def delay(self, message: Message, *, delay_s: float) -> None:
+        """Send a message for later; a broker that is away is logged, never raised."""
+
+    def broadcast(self, command: str, arguments: Mapping[str, Any]) -> None:
+        """Send a remote-control command to every worker; a broker that is away is logged."""
+
 
 class CeleryPublisher:
     """Publishes through a Celery app's connection pool."""
@@ -70,6 +84,45 @@ class CeleryPublisher:
             except (OperationalError, OSError) as exc:
                 log.warning("message_not_published", message=message.name, reason=str(exc))
 
+    def deliver(self, message: Message, *, expires_s: float) -> None:
+        """Send a message somebody waits for.
+
+        Raises:
+            NotReady: the broker is not reachable.
+        """
+        try:
+            self._celery.send_task(
+                message.name,
+                kwargs=message.arguments(),
+                queue=message.queue,
+                ignore_result=True,
+                retry=False,
+                expires=expires_s,
+            )
+        except (OperationalError, OSError) as exc:
+            raise NotReady("service not ready") from exc
+
+    def delay(self, message: Message, *, delay_s: float) -> None:
+        """Send a message for later; a broker that is away is logged, never raised."""
+        try:
+            self._celery.send_task(
+                message.name,
+                kwargs=message.arguments(),
+                queue=message.queue,
+                ignore_result=True,
+                retry=False,
+                countdown=delay_s,
+            )
+        except (OperationalError, OSError) as exc:
+            log.warning("message_not_published", message=message.name, reason=str(exc))
+
+    def broadcast(self, command: str, arguments: Mapping[str, Any]) -> None:
+        """Send a remote-control command to every worker; a broker that is away is logged."""
+        try:
+            self._celery.control.broadcast(command, arguments=dict(arguments))
+        except (OperationalError, OSError) as exc:
+            log.warning("command_not_published", command=command, reason=str(exc))
+
 
 def make_celery(settings: Settings, *, main: str = "trellis") -> Celery:
     """Return a Celery app on our broker; web processes use it to publish only."""
@@ -82,9 +135,14 @@ def make_celery(settings: Settings, *, main: str = "trellis") -> Celery:
         broker_connection_max_retries=None,
         broker_transport_options={
             "visibility_timeout": 3600,
-            "socket_timeout": 5.0,
+            "socket_timeout": 2.0,
             "socket_connect_timeout": timeout_s,
             "socket_keepalive": True,
+            # Without these kombu retries a dead broker for 6 s inside one publish.
+            "max_retries": 1,
+            "interval_start": 0,
+            "interval_step": 0.05,
+            "interval_max": 0.05,
         },
         task_serializer="json",
         accept_content=["json"],

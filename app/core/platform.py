@@ -9,6 +9,7 @@ from sqlalchemy import Engine
 
 from app.core.crypto import Cipher
 from app.core.messaging import Publisher
+from app.core.replies import Replies
 from app.core.uow import UnitOfWorkFactory
 from config.settings import Settings
 
@@ -21,6 +22,7 @@ class Platform:
         uow: opens units of work; the only way to write.
         redis: text client with short timeouts; everything in it may vanish at any time.
         cipher: the vault's cipher.
+        replies: puts questions to nodes and waits for their answers.
     """
 
     settings: Settings
@@ -29,3 +31,4 @@ class Platform:
     publisher: Publisher
     redis: Redis
     cipher: Cipher
+    replies: Replies

@@ -1,0 +1,65 @@
+"""The security log: sign-ins, registrations and changes of authority.
+
+Written in the transaction of the change itself, so a change without its entry cannot exist.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import insert
+from sqlalchemy.orm import Session
+
+from app.audit.security_models import SecurityEvent
+
+
+class SecurityEventKind(StrEnum):
+    """What can be found in the log; the texts are fixed for good."""
+
+    USER_REGISTERED = "user_registered"
+    USER_PROVISIONED = "user_provisioned"
+    USER_LINKED = "user_linked"
+    USER_DELETED = "user_deleted"
+    LOGIN_SUCCEEDED = "login_succeeded"
+    LOGIN_FAILED = "login_failed"
+    LOGGED_OUT = "logged_out"
+    TOKEN_EXCHANGED = "token_exchanged"  # noqa: S105 - the name of an event
+    ROLE_CREATED = "role_created"
+    ROLE_UPDATED = "role_updated"
+    ROLE_DELETED = "role_deleted"
+    ROLE_ASSIGNED = "role_assigned"
+    ROLE_REVOKED = "role_revoked"
+    PROVIDER_SAVED = "provider_saved"
+    PROVIDER_DELETED = "provider_deleted"
+
+
+def record(
+    session: Session,
+    kind: SecurityEventKind,
+    *,
+    actor_id: UUID | None = None,
+    subject_id: UUID | None = None,
+    client_address: str | None = None,
+    **details: Any,  # Any: JSON values
+) -> None:
+    """Add an entry.
+
+    Args:
+        session: of the transaction that makes the change.
+        kind: what happened.
+        actor_id: who did it; None when nobody was signed in.
+        subject_id: whose account or authority it is about.
+        client_address: where the request came from.
+        details: further facts; never a credential.
+    """
+    session.execute(
+        insert(SecurityEvent).values(
+            event=kind,
+            actor_uid=actor_id,
+            subject_uid=subject_id,
+            client_address=client_address,
+            details=details,
+        )
+    )

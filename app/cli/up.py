@@ -1,0 +1,156 @@
+"""``trellis up``: servers, migrations, then the Procfile's processes under supervision."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from honcho.environ import parse_procfile
+
+from app.cli import place
+from app.cli.errors import CommandError
+from app.cli.keeper import ServerKeeper
+from app.cli.processes import ChildRegister
+from app.cli.supervisor import Role, Supervisor
+from app.embedded.state import StateDirectory
+from config.settings import load_settings
+
+RELEASE = "release"
+PLACEHOLDERS = {"DATABASE_URL": "postgresql://embedded", "REDIS_URL": "redis://embedded"}
+WARM_SHUTDOWN_S = 30.0
+PROBE_EVERY_S = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What one run of the platform is made of."""
+
+    data_dir: Path
+    host: str
+    port: int
+    procfile: Path
+    env: Mapping[str, str]
+
+    @property
+    def url(self) -> str:
+        """Where a person on this machine finds the platform."""
+        local = self.host in {"127.0.0.1", "0.0.0.0", "::", "::1"}  # noqa: S104 -- compared only
+        return f"http://{'localhost' if local else self.host}:{self.port}"
+
+
+def run(plan: Plan) -> None:
+    """Run the platform until it is told to stop.
+
+    Raises:
+        CommandError: it cannot be started; nothing is left running.
+        EmbeddedError: the same, for a reason of an embedded server.
+        ConfigurationError: a variable of the environment is missing or malformed.
+    """
+    roles = _roles(plan.procfile)
+    StateDirectory(plan.data_dir)
+    load_settings({**PLACEHOLDERS, **_child_env(plan)})
+    with place.only_one(plan.data_dir):
+        register = ChildRegister(plan.data_dir / "children.json")
+        ended = register.end_leftovers()
+        if ended:
+            print(f"Ended {ended} processes that an earlier run left behind.", flush=True)
+        place.require_port(plan.host, plan.port)
+        _run(plan, roles, register)
+
+
+def _run(plan: Plan, roles: dict[str, Role], register: ChildRegister) -> None:
+    release = roles.pop(RELEASE, None)
+    supervisor = Supervisor(list(roles.values()), cwd=plan.procfile.parent, register=register)
+    supervisor.catch_signals()
+    keeper = ServerKeeper(plan.data_dir, plan.env, supervisor.say)
+    banner = Banner(plan, supervisor)
+    try:
+        env = _child_env(plan) | keeper.start()
+        if release and not supervisor.stopping:
+            _release(supervisor, release, env)
+        supervisor.run(env, foreign=keeper.pids, on_tick=banner.tick)
+    finally:
+        keeper.stop()
+        register.end_leftovers()
+    print("Stopped.", flush=True)
+
+
+def _release(supervisor: Supervisor, release: Role, env: Mapping[str, str]) -> None:
+    code = supervisor.run_once(release, env)
+    if code and not supervisor.stopping:
+        raise CommandError(f"The release step `{release.command}` failed with exit code {code}.")
+
+
+def _roles(procfile: Path) -> dict[str, Role]:
+    """Read the Procfile; workers are stopped last, because the others send them work."""
+    roles = {}
+    for name, command in parse_procfile(procfile.read_text("utf-8")).processes.items():
+        last = name.startswith("worker")
+        roles[name] = (
+            Role(name, command, stage=1, grace_s=WARM_SHUTDOWN_S) if last else Role(name, command)
+        )
+    if not set(roles) - {RELEASE}:
+        raise CommandError(f"{procfile} names no process.")
+    return roles
+
+
+def _child_env(plan: Plan) -> dict[str, str]:
+    scripts = Path(sys.executable).parent
+    return {
+        "PUBLIC_URL": plan.url,
+        **plan.env,
+        "PATH": os.pathsep.join([str(scripts), plan.env.get("PATH", os.defpath)]),
+        "PORT": str(plan.port),
+        "TRELLIS_DATA_DIR": str(plan.data_dir),
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+class Banner:
+    """Says once where the platform is, as soon as it answers."""
+
+    def __init__(self, plan: Plan, supervisor: Supervisor) -> None:
+        self._plan = plan
+        self._supervisor = supervisor
+        self._next_probe = 0.0
+        self._shown = False
+
+    def tick(self) -> None:
+        """Probe now and then until the web process answers."""
+        late = time.monotonic() >= self._next_probe
+        if self._shown or self._supervisor.stopping or not late:
+            return
+        self._next_probe = time.monotonic() + PROBE_EVERY_S
+        if not self._answers():
+            return
+        self._shown = True
+        for line in self._lines():
+            self._supervisor.say(line)
+
+    def _answers(self) -> bool:
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self._plan.host, self._plan.host)  # noqa: S104 -- compared only
+        connection = http.client.HTTPConnection(host, self._plan.port, timeout=0.5)
+        try:
+            connection.request("GET", "/health")
+            return connection.getresponse().status < 500
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
+
+    def _lines(self) -> list[str]:
+        url = self._plan.url
+        return [
+            f"Trellis is ready at {url}",
+            "Three things to try next:",
+            "1. Create the first account; it becomes the administrator:",
+            f"   curl -s {url}/api/v1/auth/register -H 'Content-Type: application/json' "
+            '-d \'{"email": "you@example.com", "password": "Str0ngPass!x", "displayName": "You"}\'',
+            f"2. Read and try the API in a browser: {url}/api/v1/docs",
+            "3. Install an app from examples/, as the README shows.",
+        ]

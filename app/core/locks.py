@@ -1,0 +1,25 @@
+"""Names of the advisory locks, so that no two uses share a number by accident."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+NAMESPACE = 0x7472  # the first key of every lock taken here; the second is its name
+
+
+class AdvisoryLock(IntEnum):
+    """Locks that span rows which may not exist yet.
+
+    Order when several are taken in one transaction: ascending.
+    """
+
+    ADMINS = 1
+    ROLE_GRAPH = 2
+
+
+def lock(session: Session, name: AdvisoryLock) -> None:
+    """Wait for a lock and hold it until the transaction ends."""
+    session.execute(select(func.pg_advisory_xact_lock(NAMESPACE, int(name))))

@@ -1,0 +1,281 @@
+"""Answers to questions that this process puts to nodes: one Redis list, one reader.
+
+A question travels as a Celery message that carries the name of our list and an id; whoever works
+on it pushes the answer there. The reader also watches the nodes, so that nobody waits for a node
+that died. Celery's result backend costs three times as much per question.
+
+Source: ADR 0003.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import threading
+import time
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import structlog
+from redis import Redis
+from redis.exceptions import RedisError
+
+from app.core.errors import NotReady
+
+log = structlog.get_logger(__name__)
+
+NODES = "nodes"
+NODE_PREFIX = "node:"
+POLL_S = 0.5
+DOWN_AFTER_S = 1.0
+BATCH = 500
+LIST_TTL_S = 120
+
+
+class Silence(StrEnum):
+    """Why there is no answer."""
+
+    TIMEOUT = "timeout"  # somebody has the question, but not the answer
+    UNTAKEN = "untaken"  # time is up and nobody took the question
+    NO_NODE = "no_node"  # no node is alive
+    NODE_DIED = "node_died"  # the node that had the question is gone
+    NO_REDIS = "no_redis"  # Redis is away
+
+
+class NoAnswer(Exception):
+    """A question stays without an answer."""
+
+    def __init__(self, reason: Silence) -> None:
+        super().__init__(reason.value)
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One element of a reply list.
+
+    Attributes:
+        question: id of the question.
+        node: who answers, ``name/boot``.
+        kind: what the answer is; ``taken`` only tells who works on the question.
+        text: an error text, or nothing.
+        body: the answer's raw JSON, handed on as it is.
+    """
+
+    question: str
+    node: str
+    kind: str
+    text: str = ""
+    body: bytes = b""
+
+    def encode(self) -> bytes:
+        """Return the list element: a JSON header, LF, the body."""
+        header = [self.question, self.node, self.kind, self.text]
+        return json.dumps(header, separators=(",", ":")).encode() + b"\n" + self.body
+
+    @classmethod
+    def decode(cls, raw: bytes) -> Reply:
+        """Read a list element."""
+        header, _, body = raw.partition(b"\n")
+        return cls(*json.loads(header), body)
+
+
+TAKEN = "taken"
+
+
+@dataclass(slots=True)
+class Question:
+    """A question without its answer yet; made by ``Replies.ask``."""
+
+    id: str
+    reply_to: str
+    waiting_for: set[str] | None = None
+    holder: str | None = None
+    replies: list[Reply] = field(default_factory=list)
+    silence: Silence | None = None
+    done: threading.Event = field(default_factory=threading.Event)
+
+    def wait(self, deadline: float) -> Reply:
+        """Return the answer.
+
+        Args:
+            deadline: by the monotonic clock.
+
+        Raises:
+            NoAnswer: there will be none, or not in time.
+        """
+        self._await(deadline)
+        return self.replies[0]
+
+    def wait_all(self, deadline: float) -> list[Reply]:
+        """Return the answers of all nodes that were asked and did not die.
+
+        Raises:
+            NoAnswer: some live node did not answer in time.
+        """
+        self._await(deadline)
+        return self.replies
+
+    def _await(self, deadline: float) -> None:
+        if not self.done.wait(max(0.0, deadline - time.monotonic())):
+            raise NoAnswer(Silence.UNTAKEN if self.holder is None else Silence.TIMEOUT)
+        if self.silence is not None:
+            raise NoAnswer(self.silence)
+
+    def take(self, reply: Reply) -> None:
+        """Note an answer. Called by the reader."""
+        if reply.kind == TAKEN:
+            self.holder = reply.node
+            return
+        self.replies.append(reply)
+        if self.waiting_for is not None:
+            self.waiting_for.discard(reply.node)
+        if not self.waiting_for:
+            self.done.set()
+
+    def fail(self, reason: Silence) -> None:
+        """End without an answer."""
+        self.silence = reason
+        self.done.set()
+
+    def nodes_are(self, alive: Collection[str]) -> None:
+        """Stop waiting for nodes that are gone. Called by the reader."""
+        if self.waiting_for is not None:
+            self.waiting_for &= set(alive)
+            if not self.waiting_for:
+                self.done.set()
+        elif not alive:
+            self.fail(Silence.NO_NODE if self.holder is None else Silence.NODE_DIED)
+        elif self.holder is not None and self.holder not in alive:
+            self.fail(Silence.NODE_DIED)
+
+
+class Replies:
+    """This process's reply list. Thread-safe; starts its reader with the first question."""
+
+    def __init__(self, redis_url: str, timeout_s: float) -> None:
+        self._redis_url = redis_url
+        self._timeout_s = timeout_s
+        self._lock = threading.Lock()
+        self._pid = 0
+        self._questions: dict[str, Question] = {}
+        self._alive: frozenset[str] = frozenset()
+        self._checked_at = float("-inf")
+        self._key = ""
+
+    @contextmanager
+    def ask(self, nodes: Collection[str] | None = None) -> Iterator[Question]:
+        """Open a question; send it inside the block, then wait for it.
+
+        Args:
+            nodes: the nodes that must all answer; None = any one.
+        """
+        self._start()
+        waiting_for = None if nodes is None else set(nodes)
+        question = Question(secrets.token_hex(12), self._key, waiting_for)
+        if waiting_for is not None and not waiting_for:
+            question.done.set()
+        self._questions[question.id] = question
+        try:
+            yield question
+        finally:
+            self._questions.pop(question.id, None)
+
+    def live_nodes(self) -> frozenset[str]:
+        """Return the live nodes as ``name/boot``, at most a second old.
+
+        Raises:
+            NotReady: Redis is not reachable.
+        """
+        if time.monotonic() - self._checked_at < 2 * POLL_S:
+            return self._alive
+        redis = self._connect()
+        try:
+            return self._look(redis)
+        except (RedisError, OSError) as exc:
+            raise NotReady("service not ready") from exc
+        finally:
+            redis.close()
+
+    def _start(self) -> None:
+        # A process that was forked has none of its parent's threads, and needs its own list.
+        if self._pid == os.getpid():
+            return
+        with self._lock:
+            if self._pid == os.getpid():
+                return
+            self._questions = {}
+            self._key = f"replies:{secrets.token_hex(8)}"
+            threading.Thread(target=self._read, name="replies", daemon=True).start()
+            self._pid = os.getpid()
+
+    def _connect(self) -> Redis:
+        return Redis.from_url(
+            self._redis_url,
+            socket_timeout=self._timeout_s + POLL_S,
+            socket_connect_timeout=self._timeout_s,
+        )
+
+    def _read(self) -> None:
+        redis = self._connect()
+        answered_at = time.monotonic()
+        while True:
+            try:
+                self._poll(redis)
+                answered_at = time.monotonic()
+            except (RedisError, OSError) as exc:
+                if time.monotonic() - answered_at > DOWN_AFTER_S:
+                    self._checked_at = float("-inf")
+                    self._fail_all(Silence.NO_REDIS)
+                    log.warning("replies_unreachable", reason=type(exc).__name__)
+                time.sleep(0.2)
+
+    def _poll(self, redis: Redis) -> None:
+        first: Any = redis.blpop([self._key], timeout=POLL_S)  # Any: (key, element) or None
+        if first is not None:
+            self._deliver(first[1])
+            more: Any = redis.lpop(self._key, BATCH)  # Any: list of bytes or None
+            for raw in more or ():
+                self._deliver(raw)
+        if time.monotonic() - self._checked_at >= POLL_S:
+            alive = self._look(redis)
+            for question in list(self._questions.values()):
+                question.nodes_are(alive)
+
+    def _deliver(self, raw: bytes) -> None:
+        reply = Reply.decode(raw)
+        question = self._questions.get(reply.question)
+        if question is not None:
+            question.take(reply)
+
+    def _look(self, redis: Redis) -> frozenset[str]:
+        nodes = read_nodes(redis)
+        self._alive = frozenset(f"{name}/{boot}" for name, boot in nodes.items())
+        self._checked_at = time.monotonic()
+        return self._alive
+
+    def _fail_all(self, reason: Silence) -> None:
+        for question in list(self._questions.values()):
+            question.fail(reason)
+
+
+def read_nodes(redis: Redis) -> Mapping[str, str]:
+    """Return the live nodes: name to boot id."""
+    members: Any = redis.smembers(NODES)  # Any: redis-py's union of sync and async
+    names = sorted(_text(member) for member in members)
+    if not names:
+        return {}
+    values: Any = redis.mget([NODE_PREFIX + name for name in names])  # Any: as above
+    found = {n: _text(v) for n, v in zip(names, values, strict=True) if v is not None}
+    gone = [name for name in names if name not in found]
+    if gone:
+        redis.srem(NODES, *gone)
+    return found
+
+
+def _text(value: bytes | str) -> str:
+    return value if isinstance(value, str) else value.decode()

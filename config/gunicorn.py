@@ -1,0 +1,38 @@
+"""Gunicorn's settings for the web process; it reads the module's variables.
+
+gevent is used here and only here: SSE clients and calls that wait for an answer are many and
+idle. HOST, PORT and WEB_CONCURRENCY come from the environment, as on any Procfile platform.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+_host = os.environ.get("HOST") or "127.0.0.1"
+_port = os.environ.get("PORT") or "9100"
+
+bind = [f"[{_host}]:{_port}" if ":" in _host else f"{_host}:{_port}"]
+workers = int(os.environ.get("WEB_CONCURRENCY") or "2")
+worker_class = "gevent"
+worker_connections = 2000
+backlog = 2048
+keepalive = 15
+timeout = 60
+# Event streams never end by themselves; clients reconnect, so a stop does not wait for them.
+graceful_timeout = 5
+# Heartbeat files on a disk can stall a worker when the disk is busy.
+worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108
+# The control socket would be written to the home directory, which may be missing.
+control_socket_disable = True
+proc_name = "trellis-web"
+errorlog = "-"
+loglevel = (os.environ.get("LOG_LEVEL") or "info").lower()
+
+
+def post_fork(_server: Any, _worker: Any) -> None:  # Any: gunicorn ships no types
+    """Let psycopg2 wait in gevent's event loop instead of blocking every request."""
+    from psycogreen.gevent import patch_psycopg
+
+    patch_psycopg()

@@ -1,0 +1,114 @@
+"""Whatever dies in the middle of work, nothing that was accepted is lost.
+
+Source: "What must not happen" of the product's first issue; contract part 30, sections 1 and 9.3.
+"""
+
+import signal
+
+import psutil
+import psycopg2
+import pytest
+
+from tests.support.stack import wait_until
+
+SLOW = """
+import time
+from trellis_worker import serve
+
+def on_job(payload, caller, ctx):
+    time.sleep(payload.get("seconds", 0))
+
+serve(rpc={"ping": lambda: "pong"}, on_job=on_job)
+"""
+FAST_REDELIVERY = {"JOB_VISIBILITY_TIMEOUT": "4"}
+
+
+def runtime_of(platform):
+    """Return the runtime process of the one node."""
+    worker = psutil.Process(platform.stack.processes["worker"].pid)
+    return next(p for p in worker.children(recursive=True) if "workers_runtime" in " ".join(p.cmdline()))
+
+
+def app_process_of(platform):
+    """Return the app process of the one app."""
+    children = runtime_of(platform).children(recursive=True)
+    return next(p for p in children if "trellis_worker" in " ".join(p.cmdline()))
+
+
+def busy(platform, app_id, count):
+    """Enqueue jobs of which some are certainly running, and return all ids."""
+    ids = {platform.enqueue(app_id, {"seconds": 0.5}) for _ in range(count)}
+
+    def running():
+        return any(job["read_ct"] for job in platform.admin.get(f"/apps/{app_id}/jobs").json())
+
+    wait_until(running, what="a running job")
+    return ids
+
+
+@pytest.mark.parametrize("loss", ["flush", "kill"])
+def test_losing_redis_loses_no_job_cron_or_record(start_platform, loss):
+    platform = start_platform("web", "worker", "beat", **FAST_REDELIVERY)
+    platform.install("shop", SLOW, dataContract=[{"entityName": "orders", "fields": [{"name": "total", "type": "number"}]}])
+    record = platform.admin.post("/apps/shop/collections/orders", json={"total": 5}).json()
+    cron = platform.admin.post("/apps/shop/crons", json={"name": "beat", "schedule": "1 seconds"}).json()
+    ids = busy(platform, "shop", 30)
+    if loss == "flush":
+        import redis
+
+        redis.Redis.from_url(platform.redis.url).flushall()
+    else:
+        platform.redis.kill()
+        ids |= {platform.enqueue("shop", {"while": "redis is down"})}
+        platform.redis.start(empty=True)
+    platform.wait_archived("shop", ids, timeout=60)
+    assert platform.admin.get(f"/apps/shop/collections/orders/{record['id']}").json() == record
+
+    def ticks():
+        runs = platform.admin.get(f"/apps/shop/crons/{cron['id']}/runs").json()
+        return sum(run["status"] != "failed" for run in runs)
+
+    before = ticks()
+    wait_until(lambda: ticks() > before, what="the cron to tick on")
+    wait_until(lambda: platform.rpc("shop", "ping").status_code == 200, timeout=20, what="RPC to recover")
+
+
+@pytest.mark.parametrize("victim", ["worker", "runtime", "app process"])
+def test_a_kill_in_the_middle_of_jobs_loses_none(start_platform, victim):
+    platform = start_platform("web", "worker", "beat", **FAST_REDELIVERY)
+    platform.install("shop", SLOW)
+    ids = busy(platform, "shop", 20)
+    if victim == "worker":
+        platform.stack.kill("worker")
+        platform.stack.start("worker2", "worker")
+    elif victim == "runtime":
+        runtime_of(platform).kill()
+    else:
+        app_process_of(platform).kill()
+    platform.wait_archived("shop", ids, timeout=60)
+    assert platform.admin.get("/apps/shop/jobs").json() == []
+    with psycopg2.connect(platform.database_url.replace("+psycopg2", "")) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM trellis.jobs_dead")
+        assert cursor.fetchone() == (0,)
+
+
+def test_a_killed_worker_leaves_no_process_behind(start_platform):
+    platform = start_platform("web", "worker")
+    platform.install("shop", SLOW)
+    family = psutil.Process(platform.stack.processes["worker"].pid).children(recursive=True)
+    assert len(family) >= 2
+    platform.stack.kill("worker", signal.SIGKILL)
+    _, alive = psutil.wait_procs(family, timeout=10)
+    assert alive == []
+
+
+def test_an_orderly_stop_makes_jobs_visible_at_once(start_platform):
+    platform = start_platform("web", "worker", "beat", JOB_VISIBILITY_TIMEOUT="120")
+    platform.install("shop", SLOW)
+    ids = {platform.enqueue("shop", {"seconds": 30}) for _ in range(2)}
+    wait_until(
+        lambda: all(job["read_ct"] for job in platform.admin.get("/apps/shop/jobs").json()), what="running jobs"
+    )
+    assert platform.admin.post("/apps/shop/worker/stop").status_code == 200
+    platform.deploy("shop", SLOW.replace("time.sleep(", "print("))
+    platform.wait_archived("shop", ids, timeout=20)

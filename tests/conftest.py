@@ -1,0 +1,96 @@
+"""Fixtures every test may use: real Postgres and Valkey, a platform on them, a client."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings as hypothesis_settings
+
+from app.bootstrap import bootstrap
+from app.core.messaging import CeleryPublisher, make_celery
+from app.core.platform import Platform
+from app.embedded.servers import ServerURLs, temporary_servers
+from app.factory import create_app
+from config.settings import Settings, load_settings
+from tests.support.api import ApiClient
+from tests.support.databases import Databases
+
+hypothesis_settings.register_profile(
+    "trellis", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+hypothesis_settings.load_profile("trellis")
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[ServerURLs]:
+    """URLs of Postgres and Redis: real ones from the environment, else embedded ones."""
+    database, redis = os.environ.get("DATABASE_URL"), os.environ.get("REDIS_URL")
+    if database and redis:
+        yield ServerURLs(database, redis)
+        return
+    with temporary_servers() as embedded:
+        yield ServerURLs(database or embedded.postgres.url, redis or embedded.redis.url)
+
+
+@pytest.fixture(scope="session")
+def databases(servers: ServerURLs) -> Iterator[Databases]:
+    """Migrated databases on demand, cloned from one template."""
+    with Databases.on(servers.database) as databases:
+        yield databases
+
+
+@pytest.fixture
+def database_url(databases: Databases) -> Iterator[str]:
+    """A migrated database of this test's own."""
+    with databases.clone() as url:
+        yield url
+
+
+@pytest.fixture
+def redis_url(servers: ServerURLs) -> str:
+    """An emptied Redis."""
+    from redis import Redis
+
+    with Redis.from_url(servers.redis) as client:
+        client.flushdb()
+    return servers.redis
+
+
+@pytest.fixture
+def settings(database_url: str, redis_url: str, tmp_path: Path) -> Settings:
+    """Settings of a platform on this test's own servers."""
+    return load_settings(
+        {
+            "APP_ENV": "testing",
+            "DATABASE_URL": database_url,
+            "REDIS_URL": redis_url,
+            "TRELLIS_DATA_DIR": str(tmp_path / "data"),
+            "DATABASE_POOL_SIZE": "5",
+        }
+    )
+
+
+@pytest.fixture
+def platform(settings: Settings) -> Iterator[Platform]:
+    """A platform like that of a web process."""
+    celery = make_celery(settings)
+    platform = bootstrap(settings, CeleryPublisher(celery), process="test")
+    yield platform
+    platform.engine.dispose()
+    platform.redis.close()
+    celery.close()
+
+
+@pytest.fixture
+def client(platform: Platform) -> ApiClient:
+    """An HTTP client without a token."""
+    return ApiClient(create_app(platform).test_client())
+
+
+@pytest.fixture
+def admin(client: ApiClient) -> ApiClient:
+    """A client signed in as the first user, who is the administrator."""
+    return client.sign_up("admin@example.com")

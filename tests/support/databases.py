@@ -1,0 +1,64 @@
+"""One migrated template, cloned for every test that needs a database."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from sqlalchemy import Engine, NullPool, create_engine, make_url, text
+
+from migrations.runner import upgrade
+from config.settings import DatabaseURL
+
+
+@dataclass(frozen=True)
+class Databases:
+    """Hands out databases of one server."""
+
+    engine: Engine
+    template: str
+
+    @classmethod
+    @contextmanager
+    def on(cls, server_url: str) -> Iterator[Databases]:
+        """Migrate a fresh template database; drop it at the end."""
+        url = make_url(DatabaseURL().deserialize(server_url))
+        engine = create_engine(url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+        databases = cls(engine, f"test_{secrets.token_hex(4)}_template")
+        databases._run(f'CREATE DATABASE "{databases.template}"')
+        try:
+            upgrade(databases.url(databases.template))
+            yield databases
+        finally:
+            databases._run(f'DROP DATABASE "{databases.template}" WITH (FORCE)')
+            engine.dispose()
+
+    @contextmanager
+    def clone(self) -> Iterator[str]:
+        """Give the URL of a new migrated database; drop it at the end."""
+        name = f"test_{secrets.token_hex(6)}"
+        self._run(f'CREATE DATABASE "{name}" TEMPLATE "{self.template}"')
+        try:
+            yield self.url(name)
+        finally:
+            self._run(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+    @contextmanager
+    def empty(self) -> Iterator[str]:
+        """Give the URL of a new database without our schema; drop it at the end."""
+        name = f"test_{secrets.token_hex(6)}"
+        self._run(f'CREATE DATABASE "{name}"')
+        try:
+            yield self.url(name)
+        finally:
+            self._run(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+    def url(self, name: str) -> str:
+        """Return the connection URL of a database on this server."""
+        return self.engine.url.set(database=name).render_as_string(hide_password=False)
+
+    def _run(self, statement: str) -> None:
+        with self.engine.connect() as connection:
+            connection.execute(text(statement))

@@ -1,0 +1,147 @@
+"""The whole platform as real processes: web, workers and beat, as the Procfile runs them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+ROOT = Path(__file__).parents[2]
+PASSWORD = "Str0ngPass!x"
+
+
+def free_port() -> int:
+    """Return a loopback port that nobody uses right now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_until(condition: Callable[[], Any], *, timeout: float = 15, what: str = "condition") -> Any:
+    """Return the first truthy value of a condition; fail after ``timeout`` seconds."""
+    end = time.monotonic() + timeout
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > end:
+            raise AssertionError(f"timed out after {timeout} s waiting for {what}")
+        time.sleep(0.05)
+
+
+def procfile_command(name: str) -> str:
+    """Return the command line of a process type."""
+    for line in (ROOT / "Procfile").read_text().splitlines():
+        if line.startswith(f"{name}:"):
+            return line.partition(":")[2].strip()
+    raise LookupError(name)
+
+
+@dataclass
+class Stack:
+    """Starts and ends processes of the platform on given servers."""
+
+    env: dict[str, str]
+    logs: Path
+    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    @property
+    def url(self) -> str:
+        """Base URL of the API."""
+        return f"http://127.0.0.1:{self.env['PORT']}"
+
+    def start(self, name: str, kind: str | None = None, **env: str) -> subprocess.Popen[bytes]:
+        """Start one process type under a name; several may have one type."""
+        environment = {"WORKER_NODE": name, "HOME": str(self.logs), **self.env, **env}
+        environment["PATH"] = f"{Path(sys.executable).parent}:{os.defpath}"
+        with (self.logs / f"{name}.log").open("ab") as log:
+            process = subprocess.Popen(
+                ["/bin/sh", "-c", f"exec {procfile_command(kind or name)}"],
+                cwd=ROOT,
+                env=environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        self.processes[name] = process
+        return process
+
+    def log(self, name: str) -> str:
+        """Return what a process wrote so far."""
+        return (self.logs / f"{name}.log").read_text(errors="replace")
+
+    def kill(self, name: str, number: int = signal.SIGKILL) -> None:
+        """Send a signal to a process; SIGKILL and SIGTERM also wait for its end."""
+        process = self.processes[name]
+        process.send_signal(number)
+        if number in {signal.SIGKILL, signal.SIGTERM}:
+            process.wait(30)
+            del self.processes[name]
+
+    def stop(self) -> None:
+        """End everything that still runs, children included."""
+        everything: list[psutil.Process] = []
+        for process in self.processes.values():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                everything += psutil.Process(process.pid).children(recursive=True)
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(signal.SIGCONT)
+                process.terminate()
+        for process in self.processes.values():
+            try:
+                process.wait(15)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait(5)
+        for child in everything:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
+
+    def wait_ready(self) -> None:
+        """Wait until the API answers and a node is alive."""
+
+        def ready() -> bool:
+            for name, process in self.processes.items():
+                assert process.poll() is None, f"{name} ended:\n{self.log(name)[-4000:]}"
+            with contextlib.suppress(httpx.HTTPError):
+                return httpx.get(f"{self.url}/health").status_code == 200
+            return False
+
+        wait_until(ready, timeout=30, what="the API")
+
+    def client(self, token: str | None = None) -> httpx.Client:
+        """Return a client of the API."""
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        return httpx.Client(base_url=f"{self.url}/api/v1", headers=headers, timeout=40)
+
+    def sign_up(self, email: str) -> httpx.Client:
+        """Register and log in; return the user's client."""
+        with self.client() as anonymous:
+            body = {"email": email, "password": PASSWORD}
+            anonymous.post("/auth/register", json=body)
+            return self.client(anonymous.post("/auth/login", json=body).json()["accessToken"])
+
+
+@contextlib.contextmanager
+def running_stack(env: dict[str, str], logs: Path, names: tuple[str, ...]) -> Iterator[Stack]:
+    """Run process types until the end of the block."""
+    stack = Stack({**env, "PORT": str(free_port())}, logs)
+    try:
+        for name in names:
+            stack.start(name)
+        if "web" in names:
+            stack.wait_ready()
+        yield stack
+    finally:
+        stack.stop()

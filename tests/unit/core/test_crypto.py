@@ -1,0 +1,31 @@
+import pytest
+
+from app.core.crypto import Cipher, VaultError
+
+KEY = "0f" * 32
+
+
+def test_a_secret_comes_back():
+    cipher = Cipher(KEY)
+    nonce, sealed = cipher.encrypt("crm", "SMTP_PASS", "grüße")
+    assert cipher.decrypt("crm", "SMTP_PASS", nonce, sealed) == "grüße"
+    assert "grüße".encode() not in sealed
+
+
+def test_every_write_has_a_fresh_nonce():
+    cipher = Cipher(KEY)
+    assert cipher.encrypt("a", "b", "c") != cipher.encrypt("a", "b", "c")
+
+
+@pytest.mark.parametrize(("scope", "name"), [("crm", "OTHER"), ("hr", "SMTP_PASS"), ("crm\0SMTP", "_PASS")])
+def test_a_row_moved_elsewhere_does_not_decrypt(scope, name):
+    cipher = Cipher(KEY)
+    nonce, sealed = cipher.encrypt("crm", "SMTP_PASS", "x")
+    with pytest.raises(VaultError, match="^secret vault error$"):
+        cipher.decrypt(scope, name, nonce, sealed)
+
+
+def test_another_master_key_does_not_decrypt():
+    nonce, sealed = Cipher(KEY).encrypt("crm", "K", "x")
+    with pytest.raises(VaultError):
+        Cipher("10" * 32).decrypt("crm", "K", nonce, sealed)

@@ -1,0 +1,199 @@
+"""The command and dependency environment of an app process.
+
+Source: contract part 30, 2.3 and 4.7.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from config.runtime import INSTALL_VARIABLES, RuntimeSettings
+from workers_runtime.installs import Installer
+from workers_runtime.interpreters import InterpreterError, python_for_workers
+from workers_runtime.places import Places
+from workers_runtime.protocol import AppSpec, FailureKind, WorkerFailure
+from workers_runtime.sandbox import Identities, Identity, Sandbox
+
+log = logging.getLogger(__name__)
+
+SDK_FOLDER = Path(__file__).parent / "sdk"
+NO_JAVASCRIPT = "no JavaScript runtime available"
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """How to start an app process."""
+
+    argv: list[str]
+    cwd: Path
+    env: dict[str, str]
+
+
+class Environments:
+    """Interpreters, SDK copies and dependency environments of one runtime."""
+
+    def __init__(
+        self,
+        places: Places,
+        sandbox: Sandbox,
+        identities: Identities | None,
+        settings: RuntimeSettings,
+        env: Mapping[str, str],
+    ) -> None:
+        """Prepare; blocking, may copy the interpreter.
+
+        Args:
+            places: where environments live.
+            sandbox: applied to installs too.
+            identities: users of the apps; None when the host is not root.
+            settings: install time limit.
+            env: the runtime's environment: package-index and proxy variables, PATH.
+
+        Raises:
+            InterpreterError: worker users cannot run Python here.
+        """
+        self._places = places
+        self._path = env.get("PATH") or os.defpath
+        installer = identities.installer if identities else None
+        self._python = python_for_workers(places, sandbox, installer)
+        self._sdk = _publish(SDK_FOLDER / "python", places.sdk, "python")
+        self._javascript = self._find_javascript(sandbox, installer)
+        self._installs = Installer(
+            places=places,
+            sandbox=sandbox,
+            identity=installer,
+            python=self._python,
+            timeout_s=settings.install_timeout_s,
+            env={name: env[name] for name in INSTALL_VARIABLES if name in env},
+            path=self._path,
+        )
+
+    @property
+    def python(self) -> Path:
+        """The interpreter of app processes."""
+        return self._python
+
+    @property
+    def has_javascript(self) -> bool:
+        """Whether JavaScript apps can run here."""
+        return self._javascript is not None
+
+    async def command(
+        self, spec: AppSpec, bundle: Path, identity: Identity | None
+    ) -> Command:
+        """Return how to start the app, installing its dependencies if need be.
+
+        Raises:
+            WorkerFailure: install_failed, or there is no JavaScript runtime.
+        """
+        env = {
+            "TRELLIS_APP_ID": spec.app_id,
+            "TRELLIS_RUNTIME_URL": spec.runtime_url,
+            "TRELLIS_DEPLOYMENT_ID": spec.deployment_id,
+            "ROOTCX_APP_ID": spec.app_id,
+            "ROOTCX_RUNTIME_URL": spec.runtime_url,
+            "PATH": self._path,
+            "LANG": "C.UTF-8",
+        }
+        if spec.runtime == "python":
+            return await self._python_command(spec, bundle, identity, env)
+        return await self._javascript_command(spec, bundle, identity, env)
+
+    async def _python_command(
+        self, spec: AppSpec, bundle: Path, identity: Identity | None, env: dict[str, str]
+    ) -> Command:
+        python = self._python
+        isolated = ["-I"]
+        if (bundle / "requirements.txt").is_file():
+            python = await self._installs.python(spec.app_id, bundle, identity)
+        else:
+            python = await self._installs.base()
+        del isolated
+        env["PYTHONUNBUFFERED"] = "1"
+        env["PYTHONPATH"] = str(self._sdk)
+        # -P keeps the working directory off sys.path: a file of the app named like a module of
+        # the standard library must not break the SDK before the app's own code runs.
+        argv = [str(python), "-P", "-m", "trellis_worker.run", spec.entry_point]
+        return Command(argv, bundle, env)
+
+    async def _javascript_command(
+        self, spec: AppSpec, bundle: Path, identity: Identity | None, env: dict[str, str]
+    ) -> Command:
+        if self._javascript is None:
+            raise WorkerFailure(FailureKind.INSTALL_FAILED, NO_JAVASCRIPT)
+        if (bundle / "package.json").is_file():
+            await self._installs.javascript(spec.app_id, bundle, identity, self._javascript)
+        prelude = self._prelude()
+        flag = "--preload" if self._javascript.name == "bun" else "--import"
+        options = [flag, str(prelude)] if prelude else []
+        argv = [str(self._javascript), *options, spec.entry_point]
+        return Command(argv, bundle, env)
+
+    def _prelude(self) -> Path | None:
+        folder = SDK_FOLDER / "js"
+        if not (folder / "prelude.mjs").is_file():
+            return None
+        return _publish(folder, self._places.sdk, "js") / "prelude.mjs"
+
+    def _find_javascript(self, sandbox: Sandbox, identity: Identity | None) -> Path | None:
+        for name in ("bun", "node"):
+            found = shutil.which(name, path=self._path)
+            if found and _starts(Path(found), sandbox, identity):
+                return Path(found)
+        return None
+
+
+def _starts(binary: Path, sandbox: Sandbox, identity: Identity | None) -> bool:
+    try:
+        result = subprocess.run(
+            [str(binary), "--version"],
+            env={},
+            cwd="/",
+            capture_output=True,
+            timeout=30,
+            check=False,
+            **sandbox.spawn_options(identity),
+        )
+    except (OSError, subprocess.SubprocessError):
+        return False
+    return result.returncode == 0
+
+
+def _publish(source: Path, parent: Path, name: str) -> Path:
+    """Copy a folder of ours to where worker users can read it, once per content; blocking."""
+    files = sorted(p for p in source.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(str(path.relative_to(source)).encode() + b"\0" + path.read_bytes())
+    version = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    target = parent / f"{name}-{version}-{digest.hexdigest()[:16]}"
+    if target.is_dir():
+        return target
+    staging = Path(tempfile.mkdtemp(prefix=".new-", dir=parent))
+    for path in files:
+        copy = staging / path.relative_to(source)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, copy)
+        copy.chmod(0o644)
+    for folder in (staging, *(p for p in staging.rglob("*") if p.is_dir())):
+        folder.chmod(0o755)
+    try:
+        staging.rename(target)
+    except OSError:
+        shutil.rmtree(staging, ignore_errors=True)
+    return target
+
+
+__all__ = ["Command", "Environments", "InterpreterError"]
+
+_ = asyncio

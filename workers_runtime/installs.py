@@ -1,0 +1,350 @@
+"""Dependency installs, as an unprivileged user and cached by hash.
+
+Source: contract part 30, 2.3.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import os
+import re
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from workers_runtime.places import Places
+from workers_runtime.protocol import FailureKind, WorkerFailure
+from workers_runtime.sandbox import Identity, Sandbox, reachable_by_others
+
+log = logging.getLogger(__name__)
+
+OUTPUT_CHARS = 4000
+LOCAL_REFERENCE = re.compile(rb"^\s*(-[erc]|--(editable|requirement|constraint)|\.|/|file:)", re.M)
+JS_FILES = ("package.json", "package-lock.json", "npm-shrinkwrap.json", "bun.lock", "bun.lockb")
+
+
+class Installer:
+    """Virtual environments and node_modules below ``environments/<app>/<hash>``."""
+
+    def __init__(
+        self,
+        *,
+        places: Places,
+        sandbox: Sandbox,
+        identity: Identity | None,
+        python: Path,
+        timeout_s: float,
+        env: Mapping[str, str],
+        path: str,
+    ) -> None:
+        self._places = places
+        self._sandbox = sandbox
+        self._identity = identity
+        self._python = python
+        self._timeout_s = timeout_s
+        self._env = dict(env)
+        self._path = path
+        self._locks: dict[Path, asyncio.Lock] = {}
+
+    async def base(self) -> Path:
+        """Return the interpreter of the shared base environment, making it at first use."""
+        version = f"{sys.version_info[0]}.{sys.version_info[1]}"
+        mark = hashlib.sha256(str(self._python).encode()).hexdigest()[:8]
+        target = self._places.environments / f"base-{version}-{mark}"
+        python = target / "bin" / "python"
+        async with self._lock(target):
+            if not python.exists():
+                await asyncio.to_thread(self._make_base, target)
+        return python
+
+    async def python(self, app_id: str, bundle: Path, identity: Identity | None) -> Path:
+        """Return the interpreter of the app's own environment, installing it at first use.
+
+        Raises:
+            WorkerFailure: install_failed, with the last output.
+        """
+        key = await asyncio.to_thread(self._python_key, bundle)
+        parent = self._places.app_folder(self._places.environments, app_id, identity)
+        target = parent / f"py-{key}"
+        async with self._lock(target):
+            if not target.is_dir():
+                await self._install_python(target, bundle, identity)
+        os.utime(target)
+        return target / "bin" / "python"
+
+    async def javascript(
+        self, app_id: str, bundle: Path, identity: Identity | None, runtime: Path
+    ) -> None:
+        """Give the bundle its ``node_modules``, installing them at first use.
+
+        Raises:
+            WorkerFailure: install_failed, with the last output.
+        """
+        digest = hashlib.sha256(runtime.name.encode())
+        for name in JS_FILES:
+            path = bundle / name
+            digest.update(name.encode() + (path.read_bytes() if path.is_file() else b"\0"))
+        parent = self._places.app_folder(self._places.environments, app_id, identity)
+        target = parent / f"js-{digest.hexdigest()[:24]}"
+        async with self._lock(target):
+            if not target.is_dir():
+                await self._install_javascript(target, bundle, identity, runtime)
+        link = bundle / "node_modules"
+        if not link.exists() and (target / "node_modules").is_dir():
+            link.symlink_to(target / "node_modules")
+
+    # --- inside ----------------------------------------------------------------------------
+
+    def _lock(self, target: Path) -> asyncio.Lock:
+        return self._locks.setdefault(target, asyncio.Lock())
+
+    def _make_base(self, target: Path) -> None:
+        """Make a virtual environment by hand: two links and a file, no second interpreter run."""
+        staging = Path(tempfile.mkdtemp(prefix=".new-", dir=target.parent))
+        self._lay_out(staging)
+        try:
+            staging.rename(target)
+        except OSError:
+            shutil.rmtree(staging, ignore_errors=True)
+
+    def _lay_out(self, folder: Path) -> None:
+        name = f"python{sys.version_info[0]}.{sys.version_info[1]}"
+        site = folder / "lib" / name / "site-packages"
+        site.mkdir(parents=True)
+        (folder / "bin").mkdir()
+        (folder / "bin" / "python").symlink_to(self._python)
+        for link in ("python3", name):
+            (folder / "bin" / link).symlink_to("python")
+        version = ".".join(map(str, sys.version_info[:3]))
+        (folder / "pyvenv.cfg").write_text(
+            f"home = {self._python.parent}\n"
+            "include-system-site-packages = false\n"
+            f"version = {version}\nexecutable = {self._python}\n"
+        )
+        for path in (folder, *(p for p in folder.rglob("*") if p.is_dir())):
+            path.chmod(0o755)
+        (folder / "pyvenv.cfg").chmod(0o644)
+
+    def _python_key(self, bundle: Path) -> str:
+        """Hash what an install depends on; files it may refer to belong to this bundle only."""
+        text = (bundle / "requirements.txt").read_bytes()
+        digest = hashlib.sha256(text)
+        digest.update(f"{sys.version_info[:3]}{self._python}".encode())
+        if LOCAL_REFERENCE.search(text):
+            digest.update(bundle.name.encode())
+        return digest.hexdigest()[:24]
+
+    async def _install_python(
+        self, target: Path, bundle: Path, identity: Identity | None
+    ) -> None:
+        staging = Path(tempfile.mkdtemp(prefix=".new-", dir=self._places.run))
+        try:
+            environment = staging / "env"
+            environment.mkdir()
+            self._lay_out(environment)
+            requirements = staging / "source"
+            await asyncio.to_thread(self._hand_over, staging, bundle, requirements)
+            python = environment / "bin" / "python"
+            await self._run(self._pip(python, requirements), requirements, staging)
+            await asyncio.to_thread(self._take_back, environment, identity)
+            # Scripts of the environment name its folder, so it is renamed before first use only.
+            await asyncio.to_thread(_move, environment, target)
+        finally:
+            await asyncio.to_thread(shutil.rmtree, staging, True)
+
+    async def _install_javascript(
+        self, target: Path, bundle: Path, identity: Identity | None, runtime: Path
+    ) -> None:
+        npm = shutil.which("npm", path=self._path)
+        if runtime.name == "bun":
+            argv = [str(runtime), "install", "--production"]
+        elif npm:
+            argv = [npm, "install", "--omit=dev", "--no-audit", "--no-fund"]
+        else:
+            raise WorkerFailure(FailureKind.INSTALL_FAILED, "dependency install failed: no npm")
+        staging = Path(tempfile.mkdtemp(prefix=".new-", dir=self._places.run))
+        try:
+            source = staging / "source"
+            await asyncio.to_thread(self._hand_over, staging, bundle, source)
+            await self._run(argv, source, staging)
+            installed = staging / "env"
+            installed.mkdir(exist_ok=True)
+            if (source / "node_modules").is_dir():
+                (source / "node_modules").rename(installed / "node_modules")
+            await asyncio.to_thread(self._take_back, installed, identity)
+            await asyncio.to_thread(_move, installed, target)
+        finally:
+            await asyncio.to_thread(shutil.rmtree, staging, True)
+
+    def _hand_over(self, staging: Path, bundle: Path, source: Path) -> None:
+        """Give the install user a copy of the bundle and a folder of its own."""
+        shutil.copytree(bundle, source, symlinks=True)
+        for name in ("home", "tmp"):
+            (staging / name).mkdir()
+        staging.chmod(0o700)
+        if self._identity is not None:
+            _chown_tree(staging, self._identity.uid, self._identity.gid)
+
+    def _take_back(self, folder: Path, identity: Identity | None) -> None:
+        """Make an installed tree ours to write and the app's user's to read."""
+        if self._identity is None:
+            return
+        _chown_tree(folder, 0, identity.gid if identity else 0)
+        for path in (folder, *folder.rglob("*")):
+            if not path.is_symlink():
+                path.chmod((path.stat().st_mode & 0o755) | 0o040 | (0o010 if path.is_dir() else 0))
+
+    def _pip(self, python: Path, source: Path) -> list[str]:
+        requirements = ["-r", str(source / "requirements.txt")]
+        uv = self._uv()
+        if uv is not None:
+            options = ["--no-cache", "--no-progress", "--python", str(python)]
+            return [str(uv), "pip", "install", *options, *requirements]
+        pip = self._pip_folder()
+        # Run from outside the environment, so that pip itself does not end up in it.
+        code = f"import sys; sys.path.insert(0, {str(pip)!r}); import runpy; "
+        code += "runpy.run_module('pip', run_name='__main__')"
+        options = ["--python", str(python), "install", "--no-input", "--no-cache-dir"]
+        return [str(self._python), "-c", code, *options, *requirements]
+
+    def _uv(self) -> Path | None:
+        beside = Path(sys.executable).parent / "uv"
+        found = str(beside) if beside.exists() else shutil.which("uv", path=self._path)
+        if found is None:
+            return None
+        uv = Path(found).resolve()
+        if self._identity is None or reachable_by_others(uv):
+            return uv
+        return _copy_once(uv, self._places.python / f"uv-{uv.stat().st_mtime_ns}")
+
+    def _pip_folder(self) -> Path:
+        """Return a folder with pip in it: the host's own, or the one bundled with Python."""
+        target = self._places.python / "pip"
+        if target.is_dir():
+            return target
+        staging = Path(tempfile.mkdtemp(prefix=".new-", dir=self._places.python))
+        try:
+            _find_pip(staging)
+            staging.chmod(0o755)
+            staging.rename(target)
+        except OSError:
+            shutil.rmtree(staging, ignore_errors=True)
+        return target
+
+    async def _run(self, argv: list[str], cwd: Path, staging: Path) -> None:
+        """Run one install.
+
+        Raises:
+            WorkerFailure: install_failed: it took too long or ended with another code than 0.
+        """
+        env = {
+            **self._env,
+            "PATH": self._path,
+            "HOME": str(staging / "home"),
+            "TMPDIR": str(staging / "tmp"),
+            "LANG": "C.UTF-8",
+            "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+        }
+        process = await asyncio.create_subprocess_exec(
+            *argv,
+            cwd=cwd,
+            env=env,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            **self._sandbox.install_options(self._identity),
+        )
+        output = _Tail()
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await output.read(process)
+                code = await process.wait()
+        except TimeoutError:
+            output.add(f"\ngave up after {self._timeout_s:.0f} s".encode())
+            code = -1
+        finally:
+            _kill_group(process.pid)
+        if code != 0:
+            text = f"dependency install failed: {output.text()}"
+            raise _InstallFailure(FailureKind.INSTALL_FAILED, text)
+
+
+class _InstallFailure(WorkerFailure):
+    """An install failure; its text keeps 4000 characters of output after the prefix."""
+
+    def __init__(self, kind: FailureKind, message: str) -> None:
+        super().__init__(kind, message)
+        self.message = message
+
+
+class _Tail:
+    """The last characters of a stream."""
+
+    def __init__(self) -> None:
+        self._data = b""
+
+    def add(self, chunk: bytes) -> None:
+        self._data = (self._data + chunk)[-OUTPUT_CHARS * 4 :]
+
+    def text(self) -> str:
+        return self._data.decode("utf-8", "replace").strip()[-OUTPUT_CHARS:]
+
+    async def read(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stdout is not None  # noqa: S101  # a pipe was asked for
+        while chunk := await process.stdout.read(1 << 16):
+            self.add(chunk)
+
+
+def _kill_group(pid: int) -> None:
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+def _chown_tree(root: Path, uid: int, gid: int) -> None:
+    os.chown(root, uid, gid, follow_symlinks=False)
+    for folder, names, files in os.walk(root):
+        for name in (*names, *files):
+            os.chown(os.path.join(folder, name), uid, gid, follow_symlinks=False)  # noqa: PTH118
+
+
+def _move(source: Path, target: Path) -> None:
+    if target.is_dir():
+        return
+    source.rename(target)
+
+
+def _copy_once(source: Path, target: Path) -> Path:
+    if not target.exists():
+        staging = target.with_suffix(f".new-{os.getpid()}")
+        shutil.copy2(source, staging)
+        staging.chmod(0o755)
+        staging.rename(target)
+    return target
+
+
+def _find_pip(target: Path) -> None:
+    """Copy an importable pip into a folder.
+
+    Raises:
+        OSError: this Python has none.
+    """
+    from importlib.util import find_spec
+
+    spec = find_spec("pip")
+    if spec is not None and spec.submodule_search_locations:
+        shutil.copytree(spec.submodule_search_locations[0], target / "pip")
+        return
+    bundled = find_spec("ensurepip")
+    if bundled is not None and bundled.submodule_search_locations:
+        folder = Path(bundled.submodule_search_locations[0]) / "_bundled"
+        for wheel in folder.glob("pip-*.whl"):
+            shutil.unpack_archive(wheel, target, "zip")
+            return
+    raise FileNotFoundError("no pip")
