@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from redis import Redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
+from app.auth.events import UserCreated, UserDeleting
 from app.core.crypto import Cipher
 from app.core.db import make_engine
 from app.core.events import Subscriptions
@@ -11,6 +14,7 @@ from app.core.messaging import Publisher
 from app.core.platform import Platform
 from app.core.replies import Replies
 from app.core.uow import UnitOfWorkFactory
+from app.rbac import service as rbac_service
 from config.settings import Settings
 
 
@@ -36,7 +40,10 @@ def bootstrap(settings: Settings, publisher: Publisher, *, process: str) -> Plat
 
 def subscriptions() -> Subscriptions:
     """List every subscriber of every domain event."""
-    return Subscriptions()
+    listed = Subscriptions()
+    listed.add(UserCreated, rbac_service.give_first_role)
+    listed.add(UserDeleting, rbac_service.before_user_goes)
+    return listed
 
 
 def make_redis(settings: Settings) -> Redis:
@@ -48,4 +55,6 @@ def make_redis(settings: Settings) -> Redis:
         socket_timeout=timeout_s,
         socket_connect_timeout=timeout_s,
         health_check_interval=15,
+        # redis-py would back off for seconds; one fresh connection is worth a try, no more.
+        retry=Retry(NoBackoff(), 1),
     )

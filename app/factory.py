@@ -10,10 +10,13 @@ from flask_cors import CORS
 from flask_jwt_extended import JWTManager
 from werkzeug.middleware.proxy_fix import ProxyFix
 
+from app.auth import routes as auth_routes
 from app.core.platform import Platform
 from app.http import errors, health
 from app.http.api import Api, make_api
 from app.http.views import ACTOR_LOADER, PLATFORM
+from app.rbac import routes as rbac_routes
+from app.rbac import service as rbac_service
 
 LOOPBACK_ORIGINS = r"http://(localhost|127\.0\.0\.1)(:\d+)?\Z"
 
@@ -49,7 +52,9 @@ def create_app(platform: Platform) -> Flask:
 
 def _register_slices(app: Flask, api: Api) -> None:
     api.register_blueprint(health.blp)
-    app.extensions[ACTOR_LOADER] = lambda _session, _user_id: None
+    api.register_blueprint(auth_routes.blp)
+    api.register_blueprint(rbac_routes.blp)
+    app.extensions[ACTOR_LOADER] = rbac_service.load_actor
 
 
 def _refuse_large_bodies(limit: int) -> Callable[[], Response | None]:

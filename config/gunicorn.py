@@ -32,7 +32,24 @@ loglevel = (os.environ.get("LOG_LEVEL") or "info").lower()
 
 
 def post_fork(_server: Any, _worker: Any) -> None:  # Any: gunicorn ships no types
-    """Let psycopg2 wait in gevent's event loop instead of blocking every request."""
-    from psycogreen.gevent import patch_psycopg
+    """Let psycopg2 wait in gevent's event loop instead of blocking every request.
 
-    patch_psycopg()
+    Source: psycopg2's documentation, "Support for coroutine libraries".
+    """
+    from psycopg2.extensions import set_wait_callback
+
+    set_wait_callback(_wait)
+
+
+def _wait(connection: Any) -> None:  # Any: psycopg2's connection
+    from gevent.socket import wait_read, wait_write
+    from psycopg2 import OperationalError
+    from psycopg2.extensions import POLL_OK, POLL_READ, POLL_WRITE
+
+    while (state := connection.poll()) != POLL_OK:
+        if state == POLL_READ:
+            wait_read(connection.fileno())
+        elif state == POLL_WRITE:
+            wait_write(connection.fileno())
+        else:
+            raise OperationalError(f"unexpected answer of poll: {state}")

@@ -38,7 +38,7 @@ class Bundles:
         Raises:
             WorkerFailure: bad_archive with the contract's text, or the hash does not match.
         """
-        parent = self._places.app_folder(self._places.bundles, app_id, identity)
+        parent = self._places.bundle_folder(app_id, identity)
         target = parent / sha256
         if target.is_dir():
             return target

@@ -5,9 +5,7 @@ Source: contract part 30, 2.3 and 4.7.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-import logging
 import os
 import shutil
 import subprocess
@@ -19,12 +17,10 @@ from pathlib import Path
 
 from config.runtime import INSTALL_VARIABLES, RuntimeSettings
 from workers_runtime.installs import Installer
-from workers_runtime.interpreters import InterpreterError, python_for_workers
+from workers_runtime.interpreters import python_for_workers
 from workers_runtime.places import Places
 from workers_runtime.protocol import AppSpec, FailureKind, WorkerFailure
 from workers_runtime.sandbox import Identities, Identity, Sandbox
-
-log = logging.getLogger(__name__)
 
 SDK_FOLDER = Path(__file__).parent / "sdk"
 NO_JAVASCRIPT = "no JavaScript runtime available"
@@ -88,9 +84,7 @@ class Environments:
         """Whether JavaScript apps can run here."""
         return self._javascript is not None
 
-    async def command(
-        self, spec: AppSpec, bundle: Path, identity: Identity | None
-    ) -> Command:
+    async def command(self, spec: AppSpec, bundle: Path, identity: Identity | None) -> Command:
         """Return how to start the app, installing its dependencies if need be.
 
         Raises:
@@ -112,13 +106,10 @@ class Environments:
     async def _python_command(
         self, spec: AppSpec, bundle: Path, identity: Identity | None, env: dict[str, str]
     ) -> Command:
-        python = self._python
-        isolated = ["-I"]
         if (bundle / "requirements.txt").is_file():
             python = await self._installs.python(spec.app_id, bundle, identity)
         else:
             python = await self._installs.base()
-        del isolated
         env["PYTHONUNBUFFERED"] = "1"
         env["PYTHONPATH"] = str(self._sdk)
         # -P keeps the working directory off sys.path: a file of the app named like a module of
@@ -192,8 +183,3 @@ def _publish(source: Path, parent: Path, name: str) -> Path:
     except OSError:
         shutil.rmtree(staging, ignore_errors=True)
     return target
-
-
-__all__ = ["Command", "Environments", "InterpreterError"]
-
-_ = asyncio

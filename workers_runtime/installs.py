@@ -14,7 +14,9 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 from workers_runtime.places import Places
@@ -23,8 +25,11 @@ from workers_runtime.sandbox import Identity, Sandbox, reachable_by_others
 
 log = logging.getLogger(__name__)
 
+COMPLETE = ".complete"
 OUTPUT_CHARS = 4000
-LOCAL_REFERENCE = re.compile(rb"^\s*(-[erc]|--(editable|requirement|constraint)|\.|/|file:)", re.M)
+LOCAL_REFERENCE = re.compile(
+    rb"^\s*(-[erc]|--(editable|requirement|constraint)|\.|/|file:)", re.MULTILINE
+)
 JS_FILES = ("package.json", "package-lock.json", "npm-shrinkwrap.json", "bun.lock", "bun.lockb")
 
 
@@ -69,11 +74,10 @@ class Installer:
             WorkerFailure: install_failed, with the last output.
         """
         key = await asyncio.to_thread(self._python_key, bundle)
-        parent = self._places.app_folder(self._places.environments, app_id, identity)
-        target = parent / f"py-{key}"
+        target = self._places.environment_folder(app_id) / f"py-{key}"
         async with self._lock(target):
-            if not target.is_dir():
-                await self._install_python(target, bundle, identity)
+            if not (target / COMPLETE).exists():
+                await self._install(target, bundle, identity, self._pip_install)
         os.utime(target)
         return target / "bin" / "python"
 
@@ -89,11 +93,11 @@ class Installer:
         for name in JS_FILES:
             path = bundle / name
             digest.update(name.encode() + (path.read_bytes() if path.is_file() else b"\0"))
-        parent = self._places.app_folder(self._places.environments, app_id, identity)
-        target = parent / f"js-{digest.hexdigest()[:24]}"
+        target = self._places.environment_folder(app_id) / f"js-{digest.hexdigest()[:24]}"
         async with self._lock(target):
-            if not target.is_dir():
-                await self._install_javascript(target, bundle, identity, runtime)
+            if not (target / COMPLETE).exists():
+                step = partial(self._npm_install, runtime)
+                await self._install(target, bundle, identity, step)
         link = bundle / "node_modules"
         if not link.exists() and (target / "node_modules").is_dir():
             link.symlink_to(target / "node_modules")
@@ -139,27 +143,42 @@ class Installer:
             digest.update(bundle.name.encode())
         return digest.hexdigest()[:24]
 
-    async def _install_python(
-        self, target: Path, bundle: Path, identity: Identity | None
+    async def _install(
+        self,
+        target: Path,
+        bundle: Path,
+        identity: Identity | None,
+        step: Callable[[Path, Path], tuple[list[str], Path]],
     ) -> None:
-        staging = Path(tempfile.mkdtemp(prefix=".new-", dir=self._places.run))
+        """Install in place, because scripts of an environment name its folder.
+
+        Args:
+            target: the environment; incomplete until its mark is there.
+            bundle: copied for the install user, who must not write into it.
+            identity: user who will read the environment.
+            step: (environment, source) -> command and working directory.
+        """
+        staging = Path(tempfile.mkdtemp(prefix=".install-", dir=self._places.run))
         try:
-            environment = staging / "env"
-            environment.mkdir()
-            self._lay_out(environment)
-            requirements = staging / "source"
-            await asyncio.to_thread(self._hand_over, staging, bundle, requirements)
-            python = environment / "bin" / "python"
-            await self._run(self._pip(python, requirements), requirements, staging)
-            await asyncio.to_thread(self._take_back, environment, identity)
-            # Scripts of the environment name its folder, so it is renamed before first use only.
-            await asyncio.to_thread(_move, environment, target)
+            await asyncio.to_thread(shutil.rmtree, target, True)
+            target.mkdir(mode=0o700)
+            await asyncio.to_thread(self._hand_over, staging, bundle)
+            argv, cwd = step(target, staging / "source")
+            await asyncio.to_thread(self._own, target)
+            await self._run(argv, cwd, staging)
+            await asyncio.to_thread(self._take_back, target, identity)
+            (target / COMPLETE).touch()
         finally:
             await asyncio.to_thread(shutil.rmtree, staging, True)
 
-    async def _install_javascript(
-        self, target: Path, bundle: Path, identity: Identity | None, runtime: Path
-    ) -> None:
+    def _pip_install(self, target: Path, source: Path) -> tuple[list[str], Path]:
+        self._lay_out(target)
+        return self._pip(target / "bin" / "python", source), source
+
+    def _npm_install(self, runtime: Path, target: Path, source: Path) -> tuple[list[str], Path]:
+        for name in JS_FILES:
+            if (source / name).is_file():
+                shutil.copyfile(source / name, target / name)
         npm = shutil.which("npm", path=self._path)
         if runtime.name == "bun":
             argv = [str(runtime), "install", "--production"]
@@ -167,50 +186,45 @@ class Installer:
             argv = [npm, "install", "--omit=dev", "--no-audit", "--no-fund"]
         else:
             raise WorkerFailure(FailureKind.INSTALL_FAILED, "dependency install failed: no npm")
-        staging = Path(tempfile.mkdtemp(prefix=".new-", dir=self._places.run))
-        try:
-            source = staging / "source"
-            await asyncio.to_thread(self._hand_over, staging, bundle, source)
-            await self._run(argv, source, staging)
-            installed = staging / "env"
-            installed.mkdir(exist_ok=True)
-            if (source / "node_modules").is_dir():
-                (source / "node_modules").rename(installed / "node_modules")
-            await asyncio.to_thread(self._take_back, installed, identity)
-            await asyncio.to_thread(_move, installed, target)
-        finally:
-            await asyncio.to_thread(shutil.rmtree, staging, True)
+        return argv, target
 
-    def _hand_over(self, staging: Path, bundle: Path, source: Path) -> None:
-        """Give the install user a copy of the bundle and a folder of its own."""
-        shutil.copytree(bundle, source, symlinks=True)
+    def _hand_over(self, staging: Path, bundle: Path) -> None:
+        """Give the install user a copy of the bundle and private folders."""
+        ignore = shutil.ignore_patterns("node_modules")
+        shutil.copytree(bundle, staging / "source", symlinks=True, ignore=ignore)
         for name in ("home", "tmp"):
             (staging / name).mkdir()
-        staging.chmod(0o700)
+        self._own(staging)
+
+    def _own(self, folder: Path) -> None:
         if self._identity is not None:
-            _chown_tree(staging, self._identity.uid, self._identity.gid)
+            _chown_tree(folder, self._identity.uid, self._identity.gid)
 
     def _take_back(self, folder: Path, identity: Identity | None) -> None:
         """Make an installed tree ours to write and the app's user's to read."""
-        if self._identity is None:
+        if identity is None:
             return
-        _chown_tree(folder, 0, identity.gid if identity else 0)
+        _chown_tree(folder, 0, identity.gid)
         for path in (folder, *folder.rglob("*")):
             if not path.is_symlink():
                 path.chmod((path.stat().st_mode & 0o755) | 0o040 | (0o010 if path.is_dir() else 0))
 
     def _pip(self, python: Path, source: Path) -> list[str]:
+        """Return the install command: pip, which reads the operator's pip settings, else uv."""
         requirements = ["-r", str(source / "requirements.txt")]
-        uv = self._uv()
-        if uv is not None:
-            options = ["--no-cache", "--no-progress", "--python", str(python)]
-            return [str(uv), "pip", "install", *options, *requirements]
         pip = self._pip_folder()
-        # Run from outside the environment, so that pip itself does not end up in it.
-        code = f"import sys; sys.path.insert(0, {str(pip)!r}); import runpy; "
-        code += "runpy.run_module('pip', run_name='__main__')"
-        options = ["--python", str(python), "install", "--no-input", "--no-cache-dir"]
-        return [str(self._python), "-c", code, *options, *requirements]
+        if pip is not None:
+            # Run from outside the environment, so that pip itself does not end up in it.
+            code = f"import sys; sys.path.insert(0, {str(pip)!r}); import runpy; "
+            code += "runpy.run_module('pip', run_name='__main__')"
+            options = ["--python", str(python), "install", "--no-input", "--no-cache-dir"]
+            return [str(self._python), "-c", code, *options, *requirements]
+        uv = self._uv()
+        if uv is None:
+            text = "dependency install failed: neither pip nor uv is available"
+            raise WorkerFailure(FailureKind.INSTALL_FAILED, text)
+        options = ["--no-cache", "--no-progress", "--python", str(python)]
+        return [str(uv), "pip", "install", *options, *requirements]
 
     def _uv(self) -> Path | None:
         beside = Path(sys.executable).parent / "uv"
@@ -222,19 +236,19 @@ class Installer:
             return uv
         return _copy_once(uv, self._places.python / f"uv-{uv.stat().st_mtime_ns}")
 
-    def _pip_folder(self) -> Path:
+    def _pip_folder(self) -> Path | None:
         """Return a folder with pip in it: the host's own, or the one bundled with Python."""
         target = self._places.python / "pip"
         if target.is_dir():
             return target
         staging = Path(tempfile.mkdtemp(prefix=".new-", dir=self._places.python))
         try:
-            _find_pip(staging)
-            staging.chmod(0o755)
-            staging.rename(target)
-        except OSError:
+            if _find_pip(staging):
+                staging.chmod(0o755)
+                staging.rename(target)
+        finally:
             shutil.rmtree(staging, ignore_errors=True)
-        return target
+        return target if target.is_dir() else None
 
     async def _run(self, argv: list[str], cwd: Path, staging: Path) -> None:
         """Run one install.
@@ -311,13 +325,7 @@ def _chown_tree(root: Path, uid: int, gid: int) -> None:
     os.chown(root, uid, gid, follow_symlinks=False)
     for folder, names, files in os.walk(root):
         for name in (*names, *files):
-            os.chown(os.path.join(folder, name), uid, gid, follow_symlinks=False)  # noqa: PTH118
-
-
-def _move(source: Path, target: Path) -> None:
-    if target.is_dir():
-        return
-    source.rename(target)
+            os.chown(os.path.join(folder, name), uid, gid, follow_symlinks=False)
 
 
 def _copy_once(source: Path, target: Path) -> Path:
@@ -329,22 +337,17 @@ def _copy_once(source: Path, target: Path) -> Path:
     return target
 
 
-def _find_pip(target: Path) -> None:
-    """Copy an importable pip into a folder.
-
-    Raises:
-        OSError: this Python has none.
-    """
-    from importlib.util import find_spec
-
+def _find_pip(target: Path) -> bool:
+    """Copy an importable pip into a folder; False if this Python has none."""
     spec = find_spec("pip")
     if spec is not None and spec.submodule_search_locations:
         shutil.copytree(spec.submodule_search_locations[0], target / "pip")
-        return
+        return True
     bundled = find_spec("ensurepip")
-    if bundled is not None and bundled.submodule_search_locations:
-        folder = Path(bundled.submodule_search_locations[0]) / "_bundled"
-        for wheel in folder.glob("pip-*.whl"):
-            shutil.unpack_archive(wheel, target, "zip")
-            return
-    raise FileNotFoundError("no pip")
+    if bundled is None or not bundled.submodule_search_locations:
+        return False
+    folder = Path(bundled.submodule_search_locations[0]) / "_bundled"
+    for wheel in folder.glob("pip-*.whl"):
+        shutil.unpack_archive(wheel, target, "zip")
+        return True
+    return False

@@ -53,13 +53,20 @@ class Places:
         """Private folders of running processes."""
         return self.root / "run"
 
-    def app_folder(self, parent: Path, app_id: str, identity: Identity | None) -> Path:
-        """Make the app's folder below ``parent``: ours to write, the app's user's to read."""
-        folder = parent / app_id
+    def bundle_folder(self, app_id: str, identity: Identity | None) -> Path:
+        """Make the app's folder for bundles: ours to write, the app's user's to read."""
+        folder = self.bundles / app_id
         folder.mkdir(exist_ok=True)
         if identity is not None:
             os.chown(folder, 0, identity.gid)
         folder.chmod(0o750)
+        return folder
+
+    def environment_folder(self, app_id: str) -> Path:
+        """Make the app's folder for environments; each environment has an owner of its own."""
+        folder = self.environments / app_id
+        folder.mkdir(exist_ok=True)
+        folder.chmod(0o711)
         return folder
 
     def private_folder(self, app_id: str, identity: Identity | None) -> Path:

@@ -27,6 +27,7 @@ PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
 PR_SET_NO_NEW_PRIVS = 38
 CAP_CHOWN, CAP_KILL, CAP_SETGID, CAP_SETUID = 0, 5, 6, 7
+INSTALL_MEMORY = 4 * 1024 * 1024 * 1024
 
 SECRET_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 LINUX = sys.platform == "linux"
@@ -86,23 +87,32 @@ class Sandbox:
         Args:
             identity: user to change to; None = stay (the host does not run as root).
         """
+        memory = self._settings.memory_mb * 1024 * 1024
         options: dict[str, Any] = {
             "close_fds": True,
             "start_new_session": True,
             "umask": 0o077,
             # Runs in the child after the change of user, which would undo the death signal.
-            "preexec_fn": self._restrict(os.getpid(), separate_user=identity is not None),
+            "preexec_fn": self._restrict(memory, 1024, separate_user=identity is not None),
         }
         if identity is not None:
             options |= {"user": identity.uid, "group": identity.gid, "extra_groups": []}
         return options
 
-    def _restrict(self, parent: int, *, separate_user: bool) -> Callable[[], None]:
-        memory = self._settings.memory_mb * 1024 * 1024
+    def install_options(self, identity: Identity | None) -> dict[str, Any]:  # Any: as above
+        """Return the keywords for a dependency install: as an app, but with room to build."""
+        return self.spawn_options(identity) | {
+            "umask": 0o022,
+            "preexec_fn": self._restrict(INSTALL_MEMORY, 4096, separate_user=False),
+        }
+
+    @staticmethod
+    def _restrict(memory: int, files: int, *, separate_user: bool) -> Callable[[], None]:
+        parent = os.getpid()
 
         def restrict() -> None:
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-            resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 1024))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
             # Private writable memory; the address space would also count what is only reserved,
             # of which JavaScript engines and allocators take gigabytes.
             resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))

@@ -5,6 +5,7 @@ Source: REST contract part 10, section 4.
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable
 from functools import cache
@@ -21,7 +22,7 @@ MAX_PASSWORD_BYTES = 1024
 # checked against, so that it takes as long as a known one.
 DUMMY_HASH = (
     "$argon2id$v=19$m=19456,t=2,p=1$"
-    "bVlNZXJlRHVtbXlTYWx0MQ$HqQb3nN7R0M1mXkS0Jm4rA3o5cVq8t9h6wYx2ZpLuEk"
+    "K2psjIurcaYwk/li5vmC+w$yDarnMznFQmKjpycQnQfTcgxG6NDz9IVnvNTFOqqCCU"
 )
 
 
@@ -86,7 +87,5 @@ def hasher(concurrency: int) -> PasswordHasher:
 
 
 def _gevent_patched() -> bool:
-    from gevent import monkey
-
-    patched: bool = monkey.is_module_patched("socket")
-    return patched
+    monkey = sys.modules.get("gevent.monkey")
+    return monkey is not None and bool(monkey.is_module_patched("socket"))

@@ -23,15 +23,16 @@ def migrate(database_url: str) -> str:
     from alembic.util import CommandError as AlembicError
     from sqlalchemy.exc import DBAPIError
 
-    config = _config(database_url)
     try:
-        command.upgrade(config, "head")
+        current, newest = revisions(database_url)
+        if current != newest:
+            command.upgrade(_config(database_url), "head")
     except DBAPIError as exc:
         reason = str(exc.orig).strip().splitlines()[0] if exc.orig else "no answer"
         raise CommandError(f"DATABASE_URL: {reason}") from exc
     except AlembicError as exc:
         raise CommandError(f"The migrations cannot be run: {exc}") from exc
-    return revisions(database_url)[1]
+    return newest
 
 
 def revisions(database_url: str) -> tuple[str, str]:

@@ -38,12 +38,14 @@ class Role:
     Attributes:
         stage: roles of a lower stage are stopped first.
         grace_s: seconds from SIGTERM to SIGKILL.
+        delay_s: seconds to wait before the first start.
     """
 
     name: str
     command: str
     stage: int = 0
     grace_s: float = 10.0
+    delay_s: float = 0.0
 
 
 @dataclass(slots=True)
@@ -159,6 +161,8 @@ class Supervisor:
         self._env = dict(env)
         self._foreign = foreign
         self._on_tick = on_tick or _nothing
+        for child in self._children:
+            child.start_at = time.monotonic() + child.role.delay_s
         processes.adopt_orphans()
         while not self.stopping:
             self._start_due()

@@ -16,6 +16,7 @@ from app.cli import place
 from app.cli.errors import CommandError
 from app.cli.keeper import ServerKeeper
 from app.cli.processes import ChildRegister
+from app.cli.release import ReleaseNote
 from app.cli.supervisor import Role, Supervisor
 from app.embedded.state import StateDirectory
 from config.settings import load_settings
@@ -23,7 +24,8 @@ from config.settings import load_settings
 RELEASE = "release"
 PLACEHOLDERS = {"DATABASE_URL": "postgresql://embedded", "REDIS_URL": "redis://embedded"}
 WARM_SHUTDOWN_S = 30.0
-PROBE_EVERY_S = 0.2
+PROBE_EVERY_S = 0.1
+CLOCK_DELAY_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,7 @@ def _run(plan: Plan, roles: dict[str, Role], register: ChildRegister) -> None:
     try:
         env = _child_env(plan) | keeper.start()
         if release and not supervisor.stopping:
-            _release(supervisor, release, env)
+            _release(supervisor, release, env, ReleaseNote(plan.data_dir))
         supervisor.run(env, foreign=keeper.pids, on_tick=banner.tick)
     finally:
         keeper.stop()
@@ -80,20 +82,32 @@ def _run(plan: Plan, roles: dict[str, Role], register: ChildRegister) -> None:
     print("Stopped.", flush=True)
 
 
-def _release(supervisor: Supervisor, release: Role, env: Mapping[str, str]) -> None:
+def _release(
+    supervisor: Supervisor, release: Role, env: Mapping[str, str], note: ReleaseNote
+) -> None:
+    if note.nothing_to_do(release.command, env["DATABASE_URL"]):
+        supervisor.say("The schema is up to date")
+        return
     code = supervisor.run_once(release, env)
-    if code and not supervisor.stopping:
+    if not code:
+        note.write(release.command, env["DATABASE_URL"])
+    elif not supervisor.stopping:
         raise CommandError(f"The release step `{release.command}` failed with exit code {code}.")
 
 
 def _roles(procfile: Path) -> dict[str, Role]:
-    """Read the Procfile; workers are stopped last, because the others send them work."""
+    """Read the Procfile.
+
+    Workers are stopped last, because the others send them work. The clock starts last, because
+    nobody waits for it and the others need the processor at that moment.
+    """
     roles = {}
     for name, command in parse_procfile(procfile.read_text("utf-8")).processes.items():
-        last = name.startswith("worker")
-        roles[name] = (
-            Role(name, command, stage=1, grace_s=WARM_SHUTDOWN_S) if last else Role(name, command)
-        )
+        if name.startswith("worker"):
+            roles[name] = Role(name, command, stage=1, grace_s=WARM_SHUTDOWN_S)
+        else:
+            delay_s = CLOCK_DELAY_S if name.startswith("beat") else 0.0
+            roles[name] = Role(name, command, delay_s=delay_s)
     if not set(roles) - {RELEASE}:
         raise CommandError(f"{procfile} names no process.")
     return roles
@@ -101,9 +115,11 @@ def _roles(procfile: Path) -> dict[str, Role]:
 
 def _child_env(plan: Plan) -> dict[str, str]:
     scripts = Path(sys.executable).parent
+    # Without compiled modules each start of each process would compile the platform again.
+    given = {k: v for k, v in plan.env.items() if k != "PYTHONDONTWRITEBYTECODE"}
     return {
         "PUBLIC_URL": plan.url,
-        **plan.env,
+        **given,
         "PATH": os.pathsep.join([str(scripts), plan.env.get("PATH", os.defpath)]),
         "PORT": str(plan.port),
         "TRELLIS_DATA_DIR": str(plan.data_dir),

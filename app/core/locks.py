@@ -23,3 +23,14 @@ class AdvisoryLock(IntEnum):
 def lock(session: Session, name: AdvisoryLock) -> None:
     """Wait for a lock and hold it until the transaction ends."""
     session.execute(select(func.pg_advisory_xact_lock(NAMESPACE, int(name))))
+
+
+APPS_NAMESPACE = 0x7473  # the first key of the locks of single apps
+
+
+def lock_app(session: Session, app_id: str) -> None:
+    """Wait for an app's install lock and hold it until the transaction ends.
+
+    Taken before any lock above.
+    """
+    session.execute(select(func.pg_advisory_xact_lock(APPS_NAMESPACE, func.hashtext(app_id))))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Any, ClassVar, Protocol
@@ -44,6 +44,11 @@ class Message:
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
 
+@dataclass(frozen=True, slots=True)
+class Command(Message):
+    """Base of remote-control commands: they reach every live worker at once, or not at all."""
+
+
 class Publisher(Protocol):
     """Hands messages to the broker."""
 
@@ -60,9 +65,6 @@ class Publisher(Protocol):
     def delay(self, message: Message, *, delay_s: float) -> None:
         """Send a message for later; a broker that is away is logged, never raised."""
 
-    def broadcast(self, command: str, arguments: Mapping[str, Any]) -> None:
-        """Send a remote-control command to every worker; a broker that is away is logged."""
-
 
 class CeleryPublisher:
     """Publishes through a Celery app's connection pool."""
@@ -74,13 +76,7 @@ class CeleryPublisher:
         """Send messages; a broker that is away is logged, never raised."""
         for message in messages:
             try:
-                self._celery.send_task(
-                    message.name,
-                    kwargs=message.arguments(),
-                    queue=message.queue,
-                    ignore_result=True,
-                    retry=False,
-                )
+                self._send(message)
             except (OperationalError, OSError) as exc:
                 log.warning("message_not_published", message=message.name, reason=str(exc))
 
@@ -91,37 +87,29 @@ class CeleryPublisher:
             NotReady: the broker is not reachable.
         """
         try:
-            self._celery.send_task(
-                message.name,
-                kwargs=message.arguments(),
-                queue=message.queue,
-                ignore_result=True,
-                retry=False,
-                expires=expires_s,
-            )
+            self._send(message, expires=expires_s)
         except (OperationalError, OSError) as exc:
             raise NotReady("service not ready") from exc
 
     def delay(self, message: Message, *, delay_s: float) -> None:
         """Send a message for later; a broker that is away is logged, never raised."""
         try:
-            self._celery.send_task(
-                message.name,
-                kwargs=message.arguments(),
-                queue=message.queue,
-                ignore_result=True,
-                retry=False,
-                countdown=delay_s,
-            )
+            self._send(message, countdown=delay_s)
         except (OperationalError, OSError) as exc:
             log.warning("message_not_published", message=message.name, reason=str(exc))
 
-    def broadcast(self, command: str, arguments: Mapping[str, Any]) -> None:
-        """Send a remote-control command to every worker; a broker that is away is logged."""
-        try:
-            self._celery.control.broadcast(command, arguments=dict(arguments))
-        except (OperationalError, OSError) as exc:
-            log.warning("command_not_published", command=command, reason=str(exc))
+    def _send(self, message: Message, **options: float) -> None:
+        if isinstance(message, Command):
+            self._celery.control.broadcast(message.name, arguments=message.arguments())
+            return
+        self._celery.send_task(
+            message.name,
+            kwargs=message.arguments(),
+            queue=message.queue,
+            ignore_result=True,
+            retry=False,
+            **options,
+        )
 
 
 def make_celery(settings: Settings, *, main: str = "trellis") -> Celery:

@@ -25,17 +25,13 @@ class VaultSecret(Base):
     key_name: Mapped[str] = mapped_column(Text, primary_key=True)
     nonce: Mapped[bytes]
     ciphertext: Mapped[bytes]
-    updated_at: Mapped[datetime] = mapped_column(
-        DateTime(timezone=True), server_default=func.now()
-    )
+    updated_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
 
 
 def put(session: Session, cipher: Cipher, scope: str, name: str, value: str) -> None:
     """Store a value, replacing the one of the same scope and name."""
     nonce, ciphertext = cipher.encrypt(scope, name, value)
-    row = insert(VaultSecret).values(
-        scope=scope, key_name=name, nonce=nonce, ciphertext=ciphertext
-    )
+    row = insert(VaultSecret).values(scope=scope, key_name=name, nonce=nonce, ciphertext=ciphertext)
     session.execute(
         row.on_conflict_do_update(
             index_elements=[VaultSecret.scope, VaultSecret.key_name],

@@ -155,5 +155,8 @@ def translate_database_error(
 
 def unexpected(exc: Exception) -> Response:
     """Log a bug with its traceback and tell the client nothing about it."""
+    if isinstance(exc, ValueError) and "NUL (0x00)" in str(exc):
+        # psycopg2 refuses the character itself, before SQLAlchemy could wrap the error.
+        return answer(NUL_TEXT, 400)
     log.error("request_failed", exc_info=exc)
     return answer("internal error", 500)

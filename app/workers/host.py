@@ -77,3 +77,36 @@ class WorkerHost(Protocol):
             actor: whose rights the call has; None = nobody's.
             lifetime_s: seconds until the call ends as ``timeout``; None = no limit.
         """
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A deployment whose process is to be started beside the current one."""
+
+    app_id: str
+    deployment_id: str
+    sha256: str
+    entry_point: str
+    runtime: str
+    generation: int
+
+
+class DeployHost(WorkerHost, Protocol):
+    """What a node offers to deploys and starts. Every method blocks until it is done."""
+
+    def stage(self, stage: Stage) -> None:
+        """Start a process of a deployment that is not current yet; it gets no calls.
+
+        Raises:
+            AppError: with the contract's text; the running process was not touched.
+        """
+
+    def discard(self, app_id: str) -> None:
+        """Stop the staged process."""
+
+    def start(self, app_id: str) -> None:
+        """Have a process of what Postgres wants now, promoting a staged one; clear crashes.
+
+        Raises:
+            AppError: it did not start.
+        """

@@ -9,10 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from app.core.messaging import Message, Queue
-
-CONTROL = "trellis_workers"
-"""The remote-control command; its arguments are those of ``control``."""
+from app.core.messaging import Command, Message, Queue
 
 STOP = "stop"
 REFRESH = "refresh"
@@ -61,20 +58,20 @@ class StartWorker(Message):
     reply_to: str
 
 
-def control(
-    action: str, subjects: list[str], *, question: str = "", reply_to: str = ""
-) -> dict[str, Any]:  # Any: JSON values
-    """Return the arguments of a broadcast.
+@dataclass(frozen=True, slots=True)
+class ControlWorkers(Command):
+    """Tell every node about apps or users.
 
-    Args:
+    Attributes:
         action: ``stop`` and ``refresh`` apps, ``end_user``: end the calls of users.
         subjects: app ids, or user ids.
         question: a question every node answers when it is done; empty = none.
         reply_to: its reply list.
     """
-    return {
-        "action": action,
-        "subjects": subjects,
-        "question": question,
-        "reply_to": reply_to,
-    }
+
+    name: ClassVar[str] = "trellis_workers"
+    queue: ClassVar[Queue] = Queue.DEPLOYS
+    action: str
+    subjects: list[str]
+    question: str = ""
+    reply_to: str = ""

@@ -37,9 +37,7 @@ class Deployment(Base):
     entry_point: Mapped[str | None]
     runtime: Mapped[str | None]
     deployed_by: Mapped[UUID | None]
-    created_at: Mapped[datetime] = mapped_column(
-        DateTime(timezone=True), server_default=func.now()
-    )
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
     activated_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     is_current: Mapped[bool] = mapped_column(server_default=text("false"))
 

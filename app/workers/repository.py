@@ -12,7 +12,7 @@ from sqlalchemy import Select, delete, exists, func, insert, select, text, updat
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
 
-from app.core.db import SCHEMA
+from app.core.errors import NotFound
 from app.workers.models import AppWorker, Deployment, WorkerInstance
 from workers_runtime.protocol import AppState
 
@@ -151,7 +151,14 @@ def archive(session: Session, deployment_id: UUID) -> bytes | None:
 
 
 def make_current(session: Session, app_id: str, deployment_id: UUID) -> None:
-    """Make one deployment the app's current one and forget the oldest."""
+    """Make one deployment the app's current one and forget the oldest.
+
+    Raises:
+        NotFound: it was given up meanwhile.
+    """
+    row = select(Deployment.id).where(Deployment.id == deployment_id).with_for_update()
+    if session.scalar(row) is None:
+        raise NotFound("the deployment is gone")
     session.execute(
         update(Deployment)
         .where(Deployment.app_id == app_id, Deployment.is_current, Deployment.id != deployment_id)
@@ -180,7 +187,7 @@ def make_current(session: Session, app_id: str, deployment_id: UUID) -> None:
 def drop_deployment(session: Session, deployment_id: UUID) -> None:
     """Forget a deployment that never became current."""
     session.execute(
-        delete(Deployment).where(Deployment.id == deployment_id, ~Deployment.is_current)
+        delete(Deployment).where(Deployment.id == deployment_id, Deployment.activated_at.is_(None))
     )
 
 
@@ -237,25 +244,25 @@ def forget(session: Session, app_id: str) -> None:
 
 # --- home leases -----------------------------------------------------------------------------
 
-RENEW = text(f"""
-UPDATE {SCHEMA}.app_workers SET lease_expires_at = now() + make_interval(secs => :lease_s)
+RENEW = text("""
+UPDATE trellis.app_workers SET lease_expires_at = now() + make_interval(secs => :lease_s)
 WHERE home_node = :node AND desired_state = 'running' RETURNING app_id
 """)
 
-TAKE = text(f"""
-UPDATE {SCHEMA}.app_workers SET home_node = :node,
+TAKE = text("""
+UPDATE trellis.app_workers SET home_node = :node,
     lease_expires_at = now() + make_interval(secs => :lease_s)
 WHERE app_id IN (
-    SELECT w.app_id FROM {SCHEMA}.app_workers w
-    JOIN {SCHEMA}.deployments d ON d.app_id = w.app_id AND d.is_current
+    SELECT w.app_id FROM trellis.app_workers w
+    JOIN trellis.deployments d ON d.app_id = w.app_id AND d.is_current
     WHERE w.desired_state = 'running' AND d.entry_point IS NOT NULL
       AND (w.home_node IS NULL OR w.lease_expires_at IS NULL OR w.lease_expires_at < now())
     ORDER BY w.app_id LIMIT :most FOR UPDATE OF w SKIP LOCKED)
 RETURNING app_id
 """)
 
-TAKE_ONE = text(f"""
-UPDATE {SCHEMA}.app_workers SET home_node = :node,
+TAKE_ONE = text("""
+UPDATE trellis.app_workers SET home_node = :node,
     lease_expires_at = now() + make_interval(secs => :lease_s)
 WHERE app_id = :app_id AND desired_state = 'running'
   AND (home_node IS NULL OR lease_expires_at IS NULL OR lease_expires_at < now()
@@ -263,8 +270,8 @@ WHERE app_id = :app_id AND desired_state = 'running'
 RETURNING app_id
 """)
 
-RELEASE = text(f"""
-UPDATE {SCHEMA}.app_workers SET home_node = NULL, lease_expires_at = NULL WHERE home_node = :node
+RELEASE = text("""
+UPDATE trellis.app_workers SET home_node = NULL, lease_expires_at = NULL WHERE home_node = :node
 """)
 
 

@@ -107,9 +107,7 @@ def _users() -> None:
         _created(),
         sa.Column("updated_at", TIME, server_default=NOW, nullable=False),
         sa.CheckConstraint("kind IN ('human', 'agent', 'service')", name="kind"),
-        sa.CheckConstraint(
-            "(oidc_provider IS NULL) = (oidc_sub IS NULL)", name="oidc_link"
-        ),
+        sa.CheckConstraint("(oidc_provider IS NULL) = (oidc_sub IS NULL)", name="oidc_link"),
         _to_users("users", "owner_of_record", "SET NULL"),
         sa.PrimaryKeyConstraint("id", name="pk_users"),
         sa.UniqueConstraint("email", name="uq_users_email"),
@@ -284,7 +282,5 @@ def _seed() -> None:
         "INSERT INTO trellis.rbac_roles (name, description, permissions) VALUES "
         "('admin', 'Everything', '{*}'), ('base', 'Every user of single sign-on', '{}')"
     )
-    keys = sa.table(
-        "rbac_permissions", sa.column("key"), sa.column("description"), schema=SCHEMA
-    )
+    keys = sa.table("rbac_permissions", sa.column("key"), sa.column("description"), schema=SCHEMA)
     op.bulk_insert(keys, [{"key": key, "description": text} for key, text in KEYS.items()])

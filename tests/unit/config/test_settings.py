@@ -89,3 +89,9 @@ def test_production_refuses_to_start_without_given_keys(env, missing):
 
 def test_a_url_for_people_has_no_password():
     assert redacted_url("postgresql+psycopg2://u:pw@h:5/d") == "postgresql+psycopg2://h:5/d"
+
+
+def test_the_reference_page_is_generated_from_the_declarations():
+    from config import reference
+
+    assert reference.TARGET.read_text(encoding="utf-8") == reference.render()

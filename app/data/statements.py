@@ -1,0 +1,144 @@
+"""SQL of the record endpoints. Postgres builds the JSON; Python passes the bytes on.
+
+Each entity's statements are rendered once per version of the data contract and process.
+
+Source: REST contract part 20, sections 1.3 and 5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from psycopg2 import sql
+from sqlalchemy.orm import Session
+
+from app.core.db import SCHEMA
+from app.data.contract import Entity, Field
+from app.data.execution import render
+from app.data.values import Kind
+
+Builder = Callable[[], sql.Composable]
+
+
+class Statements:
+    """Statements of one entity, rendered when first used."""
+
+    def __init__(self, app_id: str, entity: Entity) -> None:
+        self.table = sql.Identifier(app_id, entity.name)
+        self.entity = entity
+        self._rendered: dict[tuple[str, ...], str] = {}
+        self.columns = sql.SQL(", ").join(_shown(f) for f in entity.by_name.values())
+
+    def select_one(self, session: Session) -> str:
+        """Return: JSON of the record with an id."""
+        return self._render(
+            session,
+            ("one",),
+            lambda: sql.SQL(
+                "SELECT row_to_json(r)::text FROM (SELECT {} FROM {} t WHERE t.id = %s::{}) r"
+            ).format(self.columns, self.table, self._id_type),
+        )
+
+    def insert(self, session: Session, names: Sequence[str]) -> str:
+        """Return: insert the named columns, answer the record's JSON."""
+        fields = [self.entity.writable[name] for name in names]
+        return self._render(
+            session,
+            ("insert", *names),
+            lambda: self._answering(
+                sql.SQL("INSERT INTO {} ({}) VALUES ({}) RETURNING *").format(
+                    self.table,
+                    sql.SQL(", ").join(sql.Identifier(f.name) for f in fields),
+                    sql.SQL(", ").join(bound(f.kind) for f in fields),
+                )
+                if fields
+                else sql.SQL("INSERT INTO {} DEFAULT VALUES RETURNING *").format(self.table)
+            ),
+        )
+
+    def update(self, session: Session, names: Sequence[str]) -> str:
+        """Return: set the named columns of the record with an id, answer its JSON."""
+        fields = [self.entity.writable[name] for name in names]
+        changes = [
+            sql.SQL("{} = {}").format(sql.Identifier(f.name), bound(f.kind)) for f in fields
+        ] or [sql.SQL("updated_at = now()")]
+        return self._render(
+            session,
+            ("update", *names),
+            lambda: self._answering(
+                sql.SQL("UPDATE {} SET {} WHERE id = %s::{} RETURNING *").format(
+                    self.table, sql.SQL(", ").join(changes), self._id_type
+                )
+            ),
+        )
+
+    def delete(self, session: Session) -> str:
+        """Return: delete the record with an id."""
+        return self._render(
+            session,
+            ("delete",),
+            lambda: sql.SQL("DELETE FROM {} WHERE id = %s::{}").format(self.table, self._id_type),
+        )
+
+    def page(self, condition: sql.Composable, order: sql.Composable) -> sql.Composed:
+        """Return: JSON array of one page; parameters end with limit and offset."""
+        return sql.SQL(
+            "SELECT coalesce(json_agg(r), '[]')::text FROM ({} LIMIT %s OFFSET %s) r"
+        ).format(self.rows(condition, order))
+
+    def counted_page(self, condition: sql.Composable, order: sql.Composable) -> sql.Composed:
+        """Return: JSON array of one page and the number of rows without paging."""
+        return sql.SQL(
+            "SELECT (SELECT coalesce(json_agg(r), '[]')::text FROM ({} LIMIT %s OFFSET %s) r),"
+            " (SELECT count(*) FROM {} t WHERE {})"
+        ).format(self.rows(condition, order), self.table, condition)
+
+    def stream(self, condition: sql.Composable, order: sql.Composable) -> sql.Composed:
+        """Return: one row of JSON text per record; parameters end with offset."""
+        return sql.SQL("SELECT row_to_json(r)::text FROM ({} OFFSET %s) r").format(
+            self.rows(condition, order)
+        )
+
+    def rows(self, condition: sql.Composable, order: sql.Composable) -> sql.Composed:
+        """Return the SELECT of formatted columns."""
+        return sql.SQL("SELECT {} FROM {} t WHERE {} ORDER BY {}").format(
+            self.columns, self.table, condition, order
+        )
+
+    @property
+    def _id_type(self) -> sql.SQL:
+        return sql.SQL(self.entity.id_kind.value)
+
+    def _answering(self, write: sql.Composable) -> sql.Composed:
+        return sql.SQL(
+            "WITH t AS ({}) SELECT row_to_json(r)::text FROM (SELECT {} FROM t) r"
+        ).format(write, self.columns)
+
+    def _render(self, session: Session, key: tuple[str, ...], build: Builder) -> str:
+        text = self._rendered.get(key)
+        if text is None:
+            text = render(session, build())
+            if len(self._rendered) < 256:
+                self._rendered[key] = text
+        return text
+
+
+def bound(kind: Kind) -> sql.SQL:
+    """Return a parameter cast to a column kind."""
+    return sql.SQL(f"%s::{kind.value}")
+
+
+def ordering(entity: Entity, sort: str, *, descending: bool) -> sql.Composed:
+    """Return a total order: the named column, then ``id``."""
+    name = sort if sort in entity.by_name else "created_at"
+    direction = sql.SQL("DESC" if descending else "ASC")
+    if name == "id":
+        return sql.SQL("t.id {}").format(direction)
+    return sql.SQL("t.{} {}, t.id").format(sql.Identifier(name), direction)
+
+
+def _shown(field: Field) -> sql.Composed:
+    name = sql.Identifier(field.name)
+    if field.kind is Kind.TIMESTAMP:
+        return sql.SQL("{}(t.{}) AS {}").format(sql.Identifier(SCHEMA, "rfc3339_v1"), name, name)
+    return sql.SQL("t.{}").format(name)

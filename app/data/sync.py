@@ -1,0 +1,91 @@
+"""Schema sync: read the tables, plan, apply.
+
+Source: REST contract part 20, section 4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from psycopg2 import sql
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
+
+from app.core.errors import Conflict, NotReady
+from app.data import live, planner
+from app.data.contract import Entity
+from app.data.execution import run
+from app.data.plan import Plan, Step
+
+SCHEMA_COMMENT = "trellis:app"
+LOCK_TIMEOUT = "10s"
+
+
+def plan(session: Session, app_id: str, entities: Mapping[str, Entity]) -> Plan:
+    """Return what an install of these entities would change."""
+    schema = live.read(session, app_id)
+    _check_owner(app_id, schema.comment)
+    constants = planner.wanted_defaults(entities)
+    texts = live.evaluate(session, list(constants.values()))
+    defaults = dict(zip(constants, texts, strict=True))
+    return planner.plan(app_id, entities, schema, defaults)
+
+
+def apply(session: Session, app_id: str, entities: Mapping[str, Entity]) -> None:
+    """Bring the app's tables in step with its entities.
+
+    Locks: every table that changes, exclusively, until the transaction ends; gives up after
+    10 s of waiting for one.
+
+    Raises:
+        Conflict: the rows present forbid a change.
+        Invalid: Postgres refuses SQL the app wrote.
+        NotReady: other transactions keep a table busy.
+    """
+    session.execute(text("SELECT set_config('lock_timeout', :limit, true)"), {"limit": LOCK_TIMEOUT})
+    ensure_schema(session, app_id)
+    for step in plan(session, app_id, entities).steps:
+        _apply(session, app_id, step)
+
+
+def ensure_schema(session: Session, app_id: str) -> None:
+    """Create the app's schema unless it is there.
+
+    Raises:
+        Conflict: a schema of that name exists that no app made.
+    """
+    comment = session.execute(live.SCHEMA, {"schema": app_id}).all()
+    if comment:
+        _check_owner(app_id, comment[0][0] or "")
+        return
+    name = sql.Identifier(app_id)
+    run(session, sql.SQL("CREATE SCHEMA {}").format(name))
+    mark = sql.Literal(SCHEMA_COMMENT)
+    run(session, sql.SQL("COMMENT ON SCHEMA {} IS {}").format(name, mark))
+
+
+def drop_schema(session: Session, app_id: str) -> None:
+    """Drop the app's schema with everything in it; no-op if no app made it."""
+    comment = session.execute(live.SCHEMA, {"schema": app_id}).scalar()
+    if comment == SCHEMA_COMMENT:
+        run(session, sql.SQL("DROP SCHEMA {} CASCADE").format(sql.Identifier(app_id)))
+
+
+def _check_owner(app_id: str, comment: str | None) -> None:
+    if comment is not None and comment != SCHEMA_COMMENT:
+        raise Conflict(f"schema '{app_id}' exists and does not belong to an app")
+
+
+def _apply(session: Session, app_id: str, step: Step) -> None:
+    try:
+        run(session, step.statement)
+    except DBAPIError as exc:
+        state = getattr(exc.orig, "pgcode", None) or ""
+        if state == "55P03":
+            raise NotReady(f"tables of app '{app_id}' are busy, try again later") from exc
+        message = getattr(getattr(exc.orig, "diag", None), "message_primary", None) or ""
+        error = step.failure.error(state, message)
+        if error is None:
+            raise
+        raise error from exc

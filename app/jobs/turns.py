@@ -1,0 +1,112 @@
+"""How many turns of each app wait on the broker: a hint in Redis, never trusted.
+
+A count that is too low costs an idle look at the queue, one that is too high delays a wake-up
+until it expires or until the sweep, which does not read it.
+
+Source: REST contract part 30, section 13.1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from redis import Redis
+from redis.exceptions import RedisError
+
+from app.core.messaging import Message, Publisher
+from app.core.replies import NODES
+from app.jobs.messages import TakeTurn
+
+PREFIX = "turns:"
+SEEN_PREFIX = "turn_seen:"
+COUNT_TTL_MS = 10_000
+SEEN_TTL_MS = 2_000
+
+ADMIT = """
+local limit = tonumber(ARGV[1]) * math.max(1, redis.call('SCARD', KEYS[2]))
+if tonumber(redis.call('GET', KEYS[1]) or '0') >= limit then return 0 end
+redis.call('INCR', KEYS[1])
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
+return 1
+"""
+GIVE_BACK = """
+local left = tonumber(redis.call('GET', KEYS[1]) or '0') - tonumber(ARGV[1])
+if left <= 0 then return redis.call('DEL', KEYS[1]) end
+return redis.call('SET', KEYS[1], left, 'KEEPTTL')
+"""
+
+
+class Turns:
+    """The turns that are out, counted by every process alike. Never raises."""
+
+    def __init__(self, redis: Redis, *, per_app: int) -> None:
+        """Count in a Redis.
+
+        Args:
+            redis: a text client.
+            per_app: turns per app and live node.
+        """
+        self._redis = redis
+        self._per_app = per_app
+        self._admit: Any = redis.register_script(ADMIT)  # Any: redis-py's scripts are untyped
+        self._give_back: Any = redis.register_script(GIVE_BACK)  # Any: as above
+
+    def admit(self, app_id: str) -> bool:
+        """Count one more turn, unless enough are out."""
+        try:
+            return bool(self._admit([PREFIX + app_id, NODES], [self._per_app, COUNT_TTL_MS]))
+        except (RedisError, OSError):
+            return True
+
+    def give_back(self, app_id: str, count: int = 1) -> None:
+        """Uncount turns that were taken."""
+        if count <= 0:
+            return
+        try:
+            self._give_back([PREFIX + app_id], [count])
+        except (RedisError, OSError):
+            return
+
+    def seen(self, app_id: str) -> None:
+        """Note that some node looks at this app now."""
+        try:
+            self._redis.set(SEEN_PREFIX + app_id, 1, px=SEEN_TTL_MS)
+        except (RedisError, OSError):
+            return
+
+    def unseen(self, app_ids: Sequence[str]) -> list[str]:
+        """Return the apps that no node looked at lately; all of them when Redis is away."""
+        if not app_ids:
+            return []
+        try:
+            values: Any = self._redis.mget([SEEN_PREFIX + app_id for app_id in app_ids])
+        except (RedisError, OSError):
+            return list(app_ids)
+        return [app_id for app_id, value in zip(app_ids, values, strict=True) if value is None]
+
+
+class TurnPublisher:
+    """A publisher that keeps back turns of apps that have enough of them."""
+
+    def __init__(self, publisher: Publisher, turns: Turns) -> None:
+        self._publisher = publisher
+        self._turns = turns
+
+    def publish(self, messages: Sequence[Message]) -> None:
+        """Send messages; a broker that is away is logged, never raised."""
+        wanted = [m for m in messages if not isinstance(m, TakeTurn) or self._turns.admit(m.app_id)]
+        if wanted:
+            self._publisher.publish(wanted)
+
+    def deliver(self, message: Message, *, expires_s: float) -> None:
+        """Send a message somebody waits for.
+
+        Raises:
+            NotReady: the broker is not reachable.
+        """
+        self._publisher.deliver(message, expires_s=expires_s)
+
+    def delay(self, message: Message, *, delay_s: float) -> None:
+        """Send a message for later; a broker that is away is logged, never raised."""
+        self._publisher.delay(message, delay_s=delay_s)

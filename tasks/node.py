@@ -1,0 +1,390 @@
+"""The node: what a Celery worker process is besides Celery.
+
+It owns one runtime (a child process that supervises the app processes), hands calls to it, knows
+whose rights each call has, keeps the homes it leases alive, and reports states and a heartbeat.
+
+Source: REST contract part 30, sections 1, 3 and 15; ADR 0003.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Final
+from uuid import UUID
+
+import structlog
+from celery import bootsteps
+from redis import Redis
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.auth.tokens import mint_access_token
+from app.core.actor import Actor
+from app.core.platform import Platform
+from app.workers.host import CallOutcome, OutcomeKind, Stage
+from tasks import base, operations
+from tasks.calls import CallRegister, OpenCall
+from tasks.catalog import Catalog
+from tasks.heartbeat import Heartbeat
+from tasks.homes import Homes
+from tasks.outcomes import command_error, outcome_of
+from tasks.outgoing import Outgoing
+from workers_runtime.client import Reply, RuntimeClient, RuntimeHandlers
+from workers_runtime.node_protocol import Operation, Welcome
+from workers_runtime.protocol import (
+    JSON,
+    AppState,
+    CallKind,
+    FailureKind,
+    JSONObject,
+    LogEntry,
+    WorkerFailure,
+)
+
+log = structlog.get_logger(__name__)
+
+OPERATION_THREADS: Final = 16
+CONTROL_THREADS: Final = 4
+STOP_TIMEOUT_S: Final = 15.0
+START_MARGIN_S: Final = 20.0
+ACCOUNT_GONE: Final = "account not available"
+
+
+class Node:
+    """One Celery worker process with its runtime; implements ``DeployHost``. Thread-safe."""
+
+    def __init__(self, platform: Platform, name: str) -> None:
+        self.platform = platform
+        self.node = name
+        self.identity = f"{name}/{secrets.token_hex(6)}"
+        self.calls = CallRegister()
+        folder = platform.settings.data_dir / "nodes" / re.sub(r"[^A-Za-z0-9_.-]", "_", name)
+        self.catalog = Catalog(platform, folder / "archives")
+        self.outgoing = Outgoing(
+            _redis(platform),
+            node=name,
+            identity=self.identity,
+            log_buffer=platform.settings.workers.log_buffer,
+        )
+        self._operations = ThreadPoolExecutor(OPERATION_THREADS, thread_name_prefix="operation")
+        self._control = ThreadPoolExecutor(CONTROL_THREADS, thread_name_prefix="node-control")
+        self._ensuring: dict[str, list[_Attempt]] = {}
+        self._lock = threading.Lock()
+        self.client = self._make_client(folder)
+        self.homes = Homes(platform, self.client, self.catalog, name)
+        self._heartbeat = Heartbeat(
+            _redis(platform), self.identity, alive=lambda: self.client.connected
+        )
+
+    def _make_client(self, folder: Path) -> RuntimeClient:
+        return RuntimeClient(
+            state_dir=folder,
+            # The node is the runtime's composition root: it hands on its own environment.
+            env=os.environ,  # noqa: TID251
+            handlers=RuntimeHandlers(
+                fetch_archive=self.catalog.fetch_archive,
+                on_operation=self._on_operation,
+                on_logs=self._on_logs,
+                on_state=self._on_state,
+                on_call_ended=lambda _app_id, token: self._end(token),
+                on_up=self._on_up,
+                on_down=self._on_down,
+            ),
+        )
+
+    # --- life ------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the runtime and take part in the cluster."""
+        self.outgoing.start()
+        self.client.start()
+        self.homes.start()
+        self._heartbeat.start()
+        log.info("node_started", node=self.node, runtime_pid=self.client.pid)
+
+    def stop(self) -> None:
+        """Take no more work, stop every app in order, and say so."""
+        self._heartbeat.stop()
+        self.homes.stop_taking()
+        self.client.stop()
+        self.homes.stop()
+        self._control.shutdown(wait=False, cancel_futures=True)
+        self._operations.shutdown(wait=False, cancel_futures=True)
+        self.outgoing.stop()
+        log.info("node_stopped", node=self.node)
+
+    # --- calls -----------------------------------------------------------------------------
+
+    def call(
+        self,
+        app_id: str,
+        kind: CallKind,
+        message: JSONObject,
+        *,
+        actor: Actor | None,
+        lifetime_s: float | None = None,
+    ) -> Future[CallOutcome]:
+        """Hand one call to the app's process on this node; see ``WorkerHost.call``."""
+        ended: Future[CallOutcome] = Future()
+        ended.set_running_or_notify_cancel()
+        try:
+            wanted = self.catalog.wanted(app_id)
+        except SQLAlchemyError:
+            failure = WorkerFailure(FailureKind.NOT_READY, "database not available")
+            ended.set_result(outcome_of(app_id, kind, failure, lifetime_s))
+            return ended
+        if not wanted.should_run:
+            failure = WorkerFailure(FailureKind.NOT_RUNNING, "not running")
+            ended.set_result(outcome_of(app_id, kind, failure, lifetime_s))
+            return ended
+        call = OpenCall(secrets.token_hex(16), app_id, kind, actor, message)
+        self.calls.add(call)
+        full = {**message, "caller": self._caller(app_id, actor)}
+        self._try(_Attempt(call, full, wanted.generation, lifetime_s, ended))
+        return ended
+
+    def _caller(self, app_id: str, actor: Actor | None) -> JSONObject | None:
+        """Return ``caller`` of contract part 30, 4.2."""
+        if actor is None or actor.user_id is None:
+            return None
+        caller = {"userId": str(actor.user_id), "email": actor.email}
+        if actor.delegator_id is not None:
+            return {**caller, "effectivePerms": actor.permissions.sorted()}
+        settings = self.platform.settings
+        if settings.workers.caller_token and actor.email:
+            caller["authToken"] = mint_access_token(
+                settings.auth, actor.user_id, actor.email, app_id=app_id
+            )
+        return caller
+
+    def _try(self, attempt: _Attempt) -> None:
+        future = self.client.call(
+            attempt.call.app_id,
+            kind=attempt.call.kind,
+            call=attempt.call.token,
+            message=attempt.message,
+            deadline=attempt.deadline,
+            generation=attempt.generation,
+        )
+        future.add_done_callback(lambda done: self._tried(attempt, done))
+
+    def _tried(self, attempt: _Attempt, done: Future[JSON]) -> None:
+        exc = done.exception()
+        if exc is None:
+            self._finish(attempt, CallOutcome(ok=True, value=done.result()))
+            return
+        unknown = isinstance(exc, WorkerFailure) and exc.kind is FailureKind.UNKNOWN_APP
+        if unknown and not attempt.again:
+            attempt.again = True
+            self._ensure_then_try(attempt)
+            return
+        if unknown:
+            exc = WorkerFailure(FailureKind.NOT_READY, "not ready")
+        call = attempt.call
+        self._finish(attempt, outcome_of(call.app_id, call.kind, exc, attempt.lifetime_s))
+
+    def _finish(self, attempt: _Attempt, outcome: CallOutcome) -> None:
+        self._end(attempt.call.token)
+        attempt.ended.set_result(outcome)
+
+    def _end(self, token: str) -> None:
+        """Close a call; its cleanups may wait for Postgres, so they run elsewhere."""
+        call = self.calls.peek(token)
+        if call is None:
+            return
+        if call.cleanups:
+            call.over = True
+            self._operations.submit(self.calls.end, token)
+        else:
+            self.calls.end(token)
+
+    def _ensure_then_try(self, attempt: _Attempt) -> None:
+        """Tell the runtime about the app, once for all calls that wait for it."""
+        app_id = attempt.call.app_id
+        with self._lock:
+            waiting = self._ensuring.setdefault(app_id, [])
+            waiting.append(attempt)
+            if len(waiting) > 1:
+                return
+        try:
+            self._control.submit(self._ensure, app_id)
+        except RuntimeError:
+            self._fail_waiting(app_id, WorkerFailure(FailureKind.STOPPED, "worker stopped"))
+
+    def _ensure(self, app_id: str) -> None:
+        try:
+            self.homes.ensure(app_id)
+        except WorkerFailure as exc:
+            self._fail_waiting(app_id, exc)
+            return
+        except Exception:
+            log.exception("ensure_failed", app_id=app_id)
+            self._fail_waiting(app_id, WorkerFailure(FailureKind.NOT_READY, "not ready"))
+            return
+        for attempt in self._waiting(app_id):
+            self._try(attempt)
+
+    def _waiting(self, app_id: str) -> list[_Attempt]:
+        with self._lock:
+            return self._ensuring.pop(app_id, [])
+
+    def _fail_waiting(self, app_id: str, exc: WorkerFailure) -> None:
+        for attempt in self._waiting(app_id):
+            kind = attempt.call.kind
+            self._finish(attempt, outcome_of(app_id, kind, exc, attempt.lifetime_s))
+
+    # --- deploys and starts ----------------------------------------------------------------
+
+    def stage(self, stage: Stage) -> None:
+        """Start a process of a deployment that is not current yet; see ``DeployHost``."""
+        self._await(lambda: self.client.ensure(self.catalog.staged_spec(stage), staged=True, clear=True))
+
+    def discard(self, app_id: str) -> None:
+        """Stop the staged process."""
+        self.client.discard(app_id)
+
+    def start_app(self, app_id: str) -> None:
+        """Have a process of what Postgres wants now; see ``DeployHost``."""
+        self._await(lambda: self.homes.ensure(app_id, clear=True, adopt=True))
+
+    def _await(self, command: Callable[[], Future[Any]]) -> None:  # Any: a handshake
+        workers = self.platform.settings.workers
+        limit = workers.deploy_install_timeout + workers.handshake_timeout
+        try:
+            command().result(limit.total_seconds() + START_MARGIN_S)
+        except (WorkerFailure, TimeoutError) as exc:
+            raise command_error(exc) from exc
+
+    # --- remote control --------------------------------------------------------------------
+
+    def control(self, work: Callable[[], None]) -> None:
+        """Run a command of the cluster on a thread that calls do not use up."""
+        self._control.submit(_logged, work)
+
+    def stop_app(self, app_id: str) -> None:
+        """Stop an app's processes here and report it; returns when they are gone."""
+        self.catalog.forget([app_id])
+        self.homes.stop_app(app_id).result(STOP_TIMEOUT_S)
+        self.homes.report()
+
+    def refresh(self, app_ids: list[str]) -> None:
+        """Compare what runs with what Postgres wants, now."""
+        self.catalog.forget(app_ids)
+        self.homes.wake()
+
+    def end_user(self, user_id: UUID) -> None:
+        """End the open calls of a user who is gone."""
+        for token in self.calls.of_user(user_id):
+            self.client.end_call(token, ACCOUNT_GONE)
+
+    # --- what the runtime says, on its link thread -----------------------------------------
+
+    def _on_operation(self, operation: Operation, reply: Reply) -> None:
+        if operation.kind is CallKind.START:
+            call: OpenCall | None = self.calls.start_call(operation.call, operation.app_id)
+        else:
+            call = self.calls.find(operation.call, operation.app_id)
+        if call is None or call.over:
+            reply({"error": "call is over"})
+            return
+        found = call
+        try:
+            self._operations.submit(
+                lambda: operations.perform(self, found, operation.message, reply)
+            )
+        except RuntimeError:
+            reply({"error": "worker host stopping"})
+
+    def _on_logs(self, entries: list[LogEntry]) -> None:
+        self.outgoing.log_lines(entries)
+
+    def _on_state(self, state: AppState) -> None:
+        self.homes.note(state)
+
+    def _on_up(self, _welcome: Welcome) -> None:
+        self.homes.wake()
+
+    def _on_down(self) -> None:
+        self.homes.runtime_gone()
+        self._operations.submit(self.calls.end_starts)
+
+
+class _Attempt:
+    """A call on its way: tried once, and once more after the runtime was told about the app."""
+
+    def __init__(
+        self,
+        call: OpenCall,
+        message: JSONObject,
+        generation: int,
+        lifetime_s: float | None,
+        ended: Future[CallOutcome],
+    ) -> None:
+        self.call = call
+        self.message = message
+        self.generation = generation
+        self.lifetime_s = lifetime_s
+        self.deadline = None if lifetime_s is None else time.time() + lifetime_s
+        self.ended = ended
+        self.again = False
+
+
+def _logged(work: Callable[[], None]) -> None:
+    try:
+        work()
+    except Exception:
+        log.exception("node_command_failed")
+
+
+def _redis(platform: Platform) -> Redis:
+    """Return a client of its own: a blocked one must not hold up the others."""
+    timeout_s = platform.settings.redis.timeout.total_seconds()
+    return Redis.from_url(
+        platform.settings.redis.url,
+        decode_responses=False,
+        socket_timeout=timeout_s,
+        socket_connect_timeout=timeout_s,
+    )
+
+
+_current: Node | None = None
+
+
+def current_node() -> Node:
+    """Return the node of this process.
+
+    Raises:
+        RuntimeError: this process is not a worker, or not ready yet.
+    """
+    if _current is None:
+        raise RuntimeError("this process is not a worker")
+    return _current
+
+
+class NodeStep(bootsteps.StartStopStep):
+    """Runs the node inside the Celery worker: up before its first task, down after its last."""
+
+    requires = ("celery.worker.components:Pool",)
+
+    def start(self, worker: Any) -> None:  # Any: Celery's WorkController
+        """Start the node."""
+        global _current  # noqa: PLW0603 - Celery gives its tasks no other way to the process
+        node = Node(base.platform_of(worker.app), worker.hostname)
+        _current = node
+        node.start()
+
+    def stop(self, _worker: Any) -> None:  # Any: as above
+        """Stop the node."""
+        if _current is not None:
+            _current.stop()
+
+    terminate = stop
+
+
+__all__ = ["Node", "NodeStep", "OutcomeKind", "current_node"]

@@ -1,0 +1,154 @@
+"""What a node writes to Redis: answers and log lines, many per round trip, from one thread.
+
+Everything here may be lost without harm: whoever waits for an answer watches the node, and log
+lines are best effort. So a Redis that is away costs a batch, never a blocked node.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import structlog
+from redis import Redis
+from redis.exceptions import RedisError
+
+from app.core.replies import LIST_TTL_S, TAKEN, Reply
+from app.workers import logs
+from workers_runtime.protocol import LogEntry
+
+log = structlog.get_logger(__name__)
+
+BATCH: Final = 500
+TELL_AFTER_S: Final = 0.25
+ATTEMPTS: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    reply_to: str
+    make: Callable[[], Reply]
+
+
+_Item = _Answer | LogEntry | None
+
+
+class Outgoing:
+    """The writing thread. ``node`` is the name, ``identity`` is ``name/boot``."""
+
+    def __init__(self, redis: Redis, *, node: str, identity: str, log_buffer: int) -> None:
+        self.identity = identity
+        self._redis = redis
+        self._node = node
+        self._log_buffer = log_buffer
+        self._queue: queue.SimpleQueue[_Item] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._open: dict[str, tuple[str, float]] = {}
+        self._numbers: dict[str, int] = defaultdict(int)
+        self._told_at = 0.0
+        self._thread = threading.Thread(target=self._run, name="node-outgoing", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self, timeout_s: float = 5.0) -> None:
+        """Write what waits and end the thread."""
+        self._queue.put(None)
+        self._thread.join(timeout_s)
+
+    def take(self, reply_to: str, question: str) -> None:
+        """Note that this node works on a question; the asker is told if it takes long."""
+        with self._lock:
+            self._open[question] = (reply_to, time.monotonic() + TELL_AFTER_S)
+
+    def tell(self, reply_to: str, question: str) -> None:
+        """Tell the asker at once that this node works on a question."""
+        self.answer(reply_to, question, lambda: Reply(question, self.identity, TAKEN))
+
+    def answer(self, reply_to: str, question: str, make: Callable[[], Reply]) -> None:
+        """Send an answer; ``make`` runs on the writing thread."""
+        with self._lock:
+            self._open.pop(question, None)
+        self._queue.put(_Answer(reply_to, make))
+
+    def log_lines(self, entries: list[LogEntry]) -> None:
+        """Append lines to the apps' logs."""
+        for entry in entries:
+            self._queue.put(entry)
+
+    def _run(self) -> None:
+        while True:
+            batch, ended = self._batch()
+            try:
+                self._write(batch)
+            except Exception:
+                # The thread serves the whole node; a bug in one item must not end it.
+                log.exception("outgoing_failed")
+            if ended:
+                return
+
+    def _batch(self) -> tuple[list[_Answer | LogEntry], bool]:
+        items: list[_Answer | LogEntry] = []
+        try:
+            item = self._queue.get(timeout=TELL_AFTER_S)
+            while item is not None:
+                items.append(item)
+                if len(items) == BATCH:
+                    break
+                item = self._queue.get_nowait()
+            ended = item is None
+        except queue.Empty:
+            ended = False
+        return items + self._slow(), ended
+
+    def _slow(self) -> list[_Answer | LogEntry]:
+        """Return the notices for questions that take long."""
+        now = time.monotonic()
+        if now - self._told_at < TELL_AFTER_S:
+            return []
+        self._told_at = now
+        with self._lock:
+            slow = [(q, to) for q, (to, due) in self._open.items() if due <= now]
+            for question, _ in slow:
+                del self._open[question]
+        return [_Answer(to, lambda q=q: Reply(q, self.identity, TAKEN)) for q, to in slow]  # type: ignore[misc]
+
+    def _write(self, items: list[_Answer | LogEntry]) -> None:
+        if not items:
+            return
+        answers: dict[str, list[bytes]] = defaultdict(list)
+        lines: list[LogEntry] = []
+        for item in items:
+            if isinstance(item, LogEntry):
+                lines.append(item)
+            else:
+                answers[item.reply_to].append(item.make().encode())
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                self._send(answers, lines)
+            except (RedisError, OSError) as exc:
+                if attempt == ATTEMPTS:
+                    log.warning("outgoing_lost", items=len(items), reason=type(exc).__name__)
+                continue
+            return
+
+    def _send(self, answers: dict[str, list[bytes]], lines: list[LogEntry]) -> None:
+        pipe: Any = self._redis.pipeline(transaction=False)  # Any: redis-py's sync/async union
+        for reply_to, elements in answers.items():
+            pipe.rpush(reply_to, *elements)
+            pipe.expire(reply_to, LIST_TTL_S)
+        for entry in lines:
+            key = logs.KEY_PREFIX + entry.app_id
+            self._numbers[entry.app_id] += 1
+            number = f"{self.identity}:{self._numbers[entry.app_id]}"
+            fields = logs.fields_of(entry, node=self._node, number=number)
+            pipe.xadd(key, fields, maxlen=self._log_buffer, approximate=False)
+        for app_id in {entry.app_id for entry in lines}:
+            pipe.expire(logs.KEY_PREFIX + app_id, logs.TTL_S)
+        pipe.execute()

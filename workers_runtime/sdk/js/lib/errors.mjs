@@ -1,0 +1,69 @@
+/** Errors that handlers may meet, and the text a caller gets for one. */
+
+const MAX_ERROR_CHARS = 4000;
+
+/** The host answered an operation with an error; `message` is the host's text. */
+export class HostError extends Error {
+  name = 'HostError';
+}
+
+/** The host did not answer an operation in time. */
+export class HostTimeout extends HostError {
+  name = 'HostTimeout';
+}
+
+/** A `ctx` was used after the call it belongs to had ended. */
+export class CallOver extends Error {
+  name = 'CallOver';
+
+  constructor() {
+    super('call is over');
+  }
+}
+
+/** A value has no JSON form; `cause` says why. */
+export class NotSerialisable extends Error {
+  name = 'NotSerialisable';
+}
+
+/** A message is longer than a line may be. */
+export class TooLarge extends Error {
+  name = 'TooLarge';
+
+  constructor() {
+    super('message too large');
+  }
+}
+
+/**
+ * Return the text the caller of a failed handler gets: the message, else the thrown value.
+ *
+ * @param {unknown} thrown
+ * @returns {string}
+ */
+export function errorText(thrown) {
+  const text = attempt(() => thrown.message);
+  if (typeof text === 'string' && text !== '') return text.slice(0, MAX_ERROR_CHARS);
+  const whole = attempt(() => String(thrown));
+  return (whole ?? 'unknown error').slice(0, MAX_ERROR_CHARS);
+}
+
+/**
+ * Return the text for the log: the stack where there is one.
+ *
+ * @param {unknown} thrown
+ * @returns {string}
+ */
+export function errorDetail(thrown) {
+  const stack = attempt(() => thrown.stack);
+  return typeof stack === 'string' && stack !== '' ? stack : errorText(thrown);
+}
+
+/** Thrown values may be anything, getters that throw included. */
+function attempt(read) {
+  try {
+    return read();
+  } catch {
+    return undefined;
+  }
+}
