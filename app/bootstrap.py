@@ -6,7 +6,8 @@ from redis import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from app.auth.events import UserCreated, UserDeleting
+from app.apps.events import AppUninstalled
+from app.auth.events import UserCreated, UserDeleted, UserDeleting
 from app.core.crypto import Cipher
 from app.core.db import make_engine
 from app.core.events import Subscriptions
@@ -15,6 +16,9 @@ from app.core.platform import Platform
 from app.core.replies import Replies
 from app.core.uow import UnitOfWorkFactory
 from app.rbac import service as rbac_service
+from app.secrets import service as secrets_service
+from app.secrets.events import PlatformSecretChanged
+from app.workers import service as workers_service
 from config.settings import Settings
 
 
@@ -43,6 +47,10 @@ def subscriptions() -> Subscriptions:
     listed = Subscriptions()
     listed.add(UserCreated, rbac_service.give_first_role)
     listed.add(UserDeleting, rbac_service.before_user_goes)
+    listed.add(UserDeleted, workers_service.end_calls_of_user)
+    listed.add(AppUninstalled, workers_service.forget_app)
+    listed.add(AppUninstalled, secrets_service.forget_app)
+    listed.add(PlatformSecretChanged, workers_service.restart_for_secret)
     return listed
 
 

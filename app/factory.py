@@ -10,13 +10,18 @@ from flask_cors import CORS
 from flask_jwt_extended import JWTManager
 from werkzeug.middleware.proxy_fix import ProxyFix
 
+from app.apps import routes as apps_routes
 from app.auth import routes as auth_routes
+from app.auth.oidc import routes as oidc_routes
 from app.core.platform import Platform
+from app.data import routes as data_routes
 from app.http import errors, health
 from app.http.api import Api, make_api
 from app.http.views import ACTOR_LOADER, PLATFORM
 from app.rbac import routes as rbac_routes
 from app.rbac import service as rbac_service
+from app.secrets import routes as secrets_routes
+from app.workers import routes as workers_routes
 
 LOOPBACK_ORIGINS = r"http://(localhost|127\.0\.0\.1)(:\d+)?\Z"
 
@@ -53,7 +58,12 @@ def create_app(platform: Platform) -> Flask:
 def _register_slices(app: Flask, api: Api) -> None:
     api.register_blueprint(health.blp)
     api.register_blueprint(auth_routes.blp)
+    api.register_blueprint(oidc_routes.blp)
     api.register_blueprint(rbac_routes.blp)
+    api.register_blueprint(apps_routes.blp)
+    api.register_blueprint(data_routes.blp)
+    api.register_blueprint(secrets_routes.blp)
+    api.register_blueprint(workers_routes.blp)
     app.extensions[ACTOR_LOADER] = rbac_service.load_actor
 
 

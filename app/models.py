@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+from app.apps import models as apps_models
 from app.audit import security_models
 from app.auth import models as auth_models
 from app.core import vault
 from app.core.db import Base
+from app.data import models as data_models
 from app.rbac import models as rbac_models
+from app.workers import models as workers_models
 
-__all__ = ["Base", "auth_models", "rbac_models", "security_models", "vault"]
+__all__ = [
+    "Base",
+    "apps_models",
+    "auth_models",
+    "data_models",
+    "rbac_models",
+    "security_models",
+    "vault",
+    "workers_models",
+]

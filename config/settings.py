@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from datetime import timedelta
 from enum import StrEnum
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -66,6 +67,20 @@ class CommaList(ma.Str):
     ) -> Any:  # Any: marshmallow's signature
         text = str(super()._deserialize(value, attr, data, **kwargs))
         return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+class NetworkList(CommaList):
+    """Comma-separated networks in CIDR notation."""
+
+    def _deserialize(
+        self, value: Any, attr: str | None, data: Any, **kwargs: Any
+    ) -> Any:  # Any: marshmallow's signature
+        try:
+            return tuple(
+                ip_network(part) for part in super()._deserialize(value, attr, data, **kwargs)
+            )
+        except ValueError as exc:
+            raise ValidationError("must be networks like 10.0.0.0/8, comma-separated") from exc
 
 
 class Switch(ma.Str):
@@ -324,6 +339,51 @@ class WorkerSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class AgentSettings:
+    """Agents: runs, approvals, calls of models."""
+
+    run_limit: timedelta = setting(
+        "AGENT_RUN_LIMIT",
+        Seconds(),
+        timedelta(seconds=1800),
+        "Seconds an agent run may work; waiting for approvals does not count.",
+    )
+    queue_wait: timedelta = setting(
+        "AGENT_QUEUE_WAIT",
+        Seconds(),
+        timedelta(seconds=120),
+        "Seconds a run waits for a worker before it fails.",
+    )
+    approval_life: timedelta = setting(
+        "AGENT_APPROVAL_LIFE",
+        Seconds(),
+        timedelta(seconds=86400),
+        "Seconds after which an unanswered approval expires.",
+    )
+    heartbeat: timedelta = setting(
+        "AGENT_HEARTBEAT",
+        Seconds(),
+        timedelta(seconds=10),
+        "Seconds between two signs of life of a run; six without one and its worker counts as lost.",
+    )
+    ping: timedelta = setting(
+        "AGENT_PING", Seconds(), timedelta(seconds=15), "Seconds between comments on idle streams."
+    )
+    model_call: timedelta = setting(
+        "AGENT_MODEL_CALL",
+        Seconds(),
+        timedelta(seconds=300),
+        "Seconds one call of a model may take, unless the model's own configuration says otherwise.",
+    )
+    runs_per_node: int = setting(
+        "AGENT_RUNS_PER_NODE",
+        positive(),
+        24,
+        "Runs one node works on at a time; each takes a thread while it works.",
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class HTTPSettings:
     """The HTTP edge."""
 
@@ -341,6 +401,12 @@ class HTTPSettings:
     )
     max_body_bytes: int = setting(
         "MAX_BODY_BYTES", positive(), 50 * 1024 * 1024, "Size limit of a request body in bytes."
+    )
+    outgoing_networks: tuple[IPv4Network | IPv6Network, ...] = setting(
+        "OUTGOING_NETWORKS",
+        NetworkList(),
+        (),
+        "Private networks that identity providers may be reached in (CIDR, comma-separated); others are refused.",
     )
 
 
@@ -371,6 +437,7 @@ class Settings:
     auth: AuthSettings
     jobs: JobSettings
     workers: WorkerSettings
+    agents: AgentSettings
     http: HTTPSettings
     logging: LoggingSettings
 
@@ -381,6 +448,7 @@ GROUPS: Mapping[str, type[Any]] = {  # Any: each group is its own dataclass
     "auth": AuthSettings,
     "jobs": JobSettings,
     "workers": WorkerSettings,
+    "agents": AgentSettings,
     "http": HTTPSettings,
     "logging": LoggingSettings,
 }

@@ -58,12 +58,14 @@ class CallRegister:
         call = self._calls.get(token)
         return call if call is not None and call.app_id == app_id else None
 
+    def peek(self, token: str) -> OpenCall | None:
+        """Return an open call."""
+        return self._calls.get(token)
+
     def start_call(self, token: str, app_id: str) -> OpenCall:
         """Return the start call of a process, opening it if this is its first operation."""
         with self._lock:
-            return self._calls.setdefault(
-                token, OpenCall(token, app_id, CallKind.START, None, {})
-            )
+            return self._calls.setdefault(token, OpenCall(token, app_id, CallKind.START, None, {}))
 
     def end(self, token: str) -> None:
         """Close a call and run what waits for its end; again is a no-op."""
@@ -72,7 +74,7 @@ class CallRegister:
             if call is None:
                 return
             call.over = True
-            cleanups = list(call.cleanups)
+            cleanups, call.cleanups = call.cleanups, []
         for cleanup in cleanups:
             cleanup()
 
@@ -90,10 +92,12 @@ class CallRegister:
             return [
                 call.token
                 for call in self._calls.values()
-                if call.actor is not None and user_id in {call.actor.user_id, call.actor.delegator_id}
+                if call.actor is not None
+                and user_id in {call.actor.user_id, call.actor.delegator_id}
             ]
 
-    def end_all(self) -> None:
-        """Close every call: their processes are gone."""
-        for token in list(self._calls):
-            self.end(token)
+    def end_starts(self) -> None:
+        """Close the start calls: their processes are gone with the runtime."""
+        for token, call in list(self._calls.items()):
+            if call.kind is CallKind.START:
+                self.end(token)

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Final
 from uuid import UUID
 
+from sqlalchemy.orm import Session
+
 from app.apps import service as apps_service
 from app.core.crypto import VaultError
 from app.core.platform import Platform
@@ -37,6 +39,17 @@ class Catalog:
         with self._platform.uow() as uow:
             found = repository.wanted(uow.session, app_id)
         return self.learn(found)
+
+    def read(self, session: Session, app_id: str) -> Wanted:
+        """Read what is wanted of an app now.
+
+        Raises:
+            NotFound: the app is not installed.
+        """
+        found = repository.find_wanted(session, app_id)
+        if found is None:
+            apps_service.require(session, app_id)
+        return self.learn(found or Wanted(app_id))
 
     def learn(self, found: Wanted) -> Wanted:
         """Remember what was read."""
@@ -86,9 +99,7 @@ class Catalog:
         with self._platform.uow() as uow:
             manifest = apps_service.manifest_of(uow.session, stage.app_id)
             try:
-                secrets = secrets_service.snapshot(
-                    uow.session, self._platform.cipher, stage.app_id
-                )
+                secrets = secrets_service.snapshot(uow.session, self._platform.cipher, stage.app_id)
             except VaultError as exc:
                 raise WorkerFailure(FailureKind.START_FAILED, str(exc)) from exc
         return AppSpec(

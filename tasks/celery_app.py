@@ -12,7 +12,11 @@ from app.bootstrap import bootstrap
 from app.core.messaging import CeleryPublisher, make_celery
 from config.logging import configure_logging
 from config.settings import AppEnv, Settings, load_settings
-from tasks import base
+from tasks import base, rpc, workers
+from tasks.node import NodeStep
+
+MODULES = (rpc, workers)
+"""Modules that declare tasks; importing them is what counts."""
 
 
 def build(settings: Settings, *, process: str) -> Celery:
@@ -21,6 +25,8 @@ def build(settings: Settings, *, process: str) -> Celery:
     platform = bootstrap(settings, CeleryPublisher(celery), process=process)
     setattr(celery, base.PLATFORM, platform)
     base.register_all(celery)
+    if process == "worker":
+        celery.steps["worker"].add(NodeStep)
     return celery
 
 

@@ -243,7 +243,9 @@ class Node:
 
     def stage(self, stage: Stage) -> None:
         """Start a process of a deployment that is not current yet; see ``DeployHost``."""
-        self._await(lambda: self.client.ensure(self.catalog.staged_spec(stage), staged=True, clear=True))
+        self._await(
+            lambda: self.client.ensure(self.catalog.staged_spec(stage), staged=True, clear=True)
+        )
 
     def discard(self, app_id: str) -> None:
         """Stop the staged process."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 from app.core.errors import AppError, Failed, Invalid, NotReady
 from app.workers.host import CallOutcome, OutcomeKind
@@ -66,8 +66,3 @@ def command_error(exc: BaseException) -> AppError:
     if exc.kind in UNAVAILABLE:
         return NotReady(exc.message)
     return Failed(exc.message)
-
-
-def body_of(outcome: CallOutcome) -> tuple[str, str, Any]:  # Any: the result, a JSON value
-    """Return kind, text and value of an outcome, as they travel."""
-    return outcome.kind.value, outcome.error, outcome.value

@@ -95,9 +95,9 @@ class App:
         """Stop every process and wait until all are gone; the specs are forgotten."""
         workers = self.workers()
         self._current = self._next = self._staged = None
+        self._draining.update(workers)
         for worker in workers:
             worker.stop()
-        self._draining.update(workers)
         await asyncio.gather(*(worker.stopped() for worker in workers))
         self._draining.clear()
         for task in self._tasks:

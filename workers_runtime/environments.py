@@ -13,17 +13,18 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from config.runtime import INSTALL_VARIABLES, RuntimeSettings
 from workers_runtime.installs import Installer
 from workers_runtime.interpreters import python_for_workers
+from workers_runtime.javascript import NO_RUNTIME, PRELUDE, JavaScriptError, find_javascript
 from workers_runtime.places import Places
 from workers_runtime.protocol import AppSpec, FailureKind, WorkerFailure
 from workers_runtime.sandbox import Identities, Identity, Sandbox
 
 SDK_FOLDER = Path(__file__).parent / "sdk"
-NO_JAVASCRIPT = "no JavaScript runtime available"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +59,13 @@ class Environments:
         Raises:
             InterpreterError: worker users cannot run Python here.
         """
-        self._places = places
+        self._settings = settings
         self._path = env.get("PATH") or os.defpath
         installer = identities.installer if identities else None
         self._python = python_for_workers(places, sandbox, installer)
         self._sdk = _publish(SDK_FOLDER / "python", places.sdk, "python")
-        self._javascript = self._find_javascript(sandbox, installer)
+        self._js_sdk = _publish(PRELUDE.parent, places.sdk, "js")
+        self._javascript = find_javascript(self._path, partial(_version, sandbox, installer))
         self._installs = Installer(
             places=places,
             sandbox=sandbox,
@@ -120,44 +122,38 @@ class Environments:
     async def _javascript_command(
         self, spec: AppSpec, bundle: Path, identity: Identity | None, env: dict[str, str]
     ) -> Command:
-        if self._javascript is None:
-            raise WorkerFailure(FailureKind.INSTALL_FAILED, NO_JAVASCRIPT)
-        if (bundle / "package.json").is_file():
-            await self._installs.javascript(spec.app_id, bundle, identity, self._javascript)
-        prelude = self._prelude()
-        flag = "--preload" if self._javascript.name == "bun" else "--import"
-        options = [flag, str(prelude)] if prelude else []
-        argv = [str(self._javascript), *options, spec.entry_point]
+        javascript = self._javascript
+        if javascript is None:
+            raise WorkerFailure(FailureKind.INSTALL_FAILED, NO_RUNTIME)
+        try:
+            prelude = self._js_sdk / PRELUDE.name
+            argv = javascript.command(
+                spec.entry_point, prelude=prelude, memory_mb=self._settings.memory_mb
+            )
+            if (bundle / "package.json").is_file():
+                install = javascript.install_command(self._path)
+                await self._installs.javascript(spec.app_id, bundle, identity, install)
+        except JavaScriptError as exc:
+            raise WorkerFailure(FailureKind.INSTALL_FAILED, str(exc)) from None
         return Command(argv, bundle, env)
 
-    def _prelude(self) -> Path | None:
-        folder = SDK_FOLDER / "js"
-        if not (folder / "prelude.mjs").is_file():
-            return None
-        return _publish(folder, self._places.sdk, "js") / "prelude.mjs"
 
-    def _find_javascript(self, sandbox: Sandbox, identity: Identity | None) -> Path | None:
-        for name in ("bun", "node"):
-            found = shutil.which(name, path=self._path)
-            if found and _starts(Path(found), sandbox, identity):
-                return Path(found)
-        return None
-
-
-def _starts(binary: Path, sandbox: Sandbox, identity: Identity | None) -> bool:
+def _version(sandbox: Sandbox, identity: Identity | None, binary: Path) -> str | None:
+    """Return what a binary prints for ``--version`` as a worker user, or None."""
     try:
-        result = subprocess.run(
+        result: subprocess.CompletedProcess[str] = subprocess.run(
             [str(binary), "--version"],
             env={},
             cwd="/",
             capture_output=True,
+            text=True,
             timeout=30,
-            check=False,
+            check=True,
             **sandbox.spawn_options(identity),
         )
     except (OSError, subprocess.SubprocessError):
-        return False
-    return result.returncode == 0
+        return None
+    return result.stdout.strip()
 
 
 def _publish(source: Path, parent: Path, name: str) -> Path:

@@ -82,21 +82,27 @@ class Installer:
         return target / "bin" / "python"
 
     async def javascript(
-        self, app_id: str, bundle: Path, identity: Identity | None, runtime: Path
+        self, app_id: str, bundle: Path, identity: Identity | None, argv: list[str]
     ) -> None:
         """Give the bundle its ``node_modules``, installing them at first use.
+
+        Args:
+            app_id: whose environment.
+            bundle: the unpacked deployment with its ``package.json``.
+            identity: user who will read them.
+            argv: the install command.
 
         Raises:
             WorkerFailure: install_failed, with the last output.
         """
-        digest = hashlib.sha256(runtime.name.encode())
+        digest = hashlib.sha256(argv[0].encode())
         for name in JS_FILES:
             path = bundle / name
             digest.update(name.encode() + (path.read_bytes() if path.is_file() else b"\0"))
         target = self._places.environment_folder(app_id) / f"js-{digest.hexdigest()[:24]}"
         async with self._lock(target):
             if not (target / COMPLETE).exists():
-                step = partial(self._npm_install, runtime)
+                step = partial(self._npm_install, argv)
                 await self._install(target, bundle, identity, step)
         link = bundle / "node_modules"
         if not link.exists() and (target / "node_modules").is_dir():
@@ -158,7 +164,7 @@ class Installer:
             identity: user who will read the environment.
             step: (environment, source) -> command and working directory.
         """
-        staging = Path(tempfile.mkdtemp(prefix=".install-", dir=self._places.run))
+        staging = Path(tempfile.mkdtemp(prefix=f"install-{os.getpid()}-", dir=self._places.run))
         try:
             await asyncio.to_thread(shutil.rmtree, target, True)
             target.mkdir(mode=0o700)
@@ -175,17 +181,11 @@ class Installer:
         self._lay_out(target)
         return self._pip(target / "bin" / "python", source), source
 
-    def _npm_install(self, runtime: Path, target: Path, source: Path) -> tuple[list[str], Path]:
+    @staticmethod
+    def _npm_install(argv: list[str], target: Path, source: Path) -> tuple[list[str], Path]:
         for name in JS_FILES:
             if (source / name).is_file():
                 shutil.copyfile(source / name, target / name)
-        npm = shutil.which("npm", path=self._path)
-        if runtime.name == "bun":
-            argv = [str(runtime), "install", "--production"]
-        elif npm:
-            argv = [npm, "install", "--omit=dev", "--no-audit", "--no-fund"]
-        else:
-            raise WorkerFailure(FailureKind.INSTALL_FAILED, "dependency install failed: no npm")
         return argv, target
 
     def _hand_over(self, staging: Path, bundle: Path) -> None:

@@ -71,7 +71,7 @@ class Places:
 
     def private_folder(self, app_id: str, identity: Identity | None) -> Path:
         """Make a new folder with ``home`` and ``tmp`` that only the app's user can enter."""
-        folder = Path(tempfile.mkdtemp(prefix=f"{app_id}-", dir=self.run))
+        folder = Path(tempfile.mkdtemp(prefix=f"{app_id}-{os.getpid()}-", dir=self.run))
         for path in (folder, folder / "home", folder / "tmp"):
             path.mkdir(mode=0o700, exist_ok=True)
             if identity is not None:
@@ -79,9 +79,21 @@ class Places:
         return folder
 
     def clean_run(self) -> None:
-        """Remove private folders that dead processes left behind."""
+        """Remove private folders of runtimes that are gone; others may share this place."""
         for leftover in self.run.iterdir():
-            shutil.rmtree(leftover, ignore_errors=True)
+            owner = leftover.name.split("-")[1:2]
+            if not (owner and owner[0].isdigit() and _alive(int(owner[0]))):
+                shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def choose_places(state_dir: Path, *, other_users: bool) -> Places:
@@ -108,6 +120,7 @@ def choose_places(state_dir: Path, *, other_users: bool) -> Places:
     for folder in shared:
         folder.mkdir(exist_ok=True)
         folder.chmod(0o711 if other_users else 0o700)
+    places.clean_run()
     return places
 
 

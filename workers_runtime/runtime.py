@@ -17,6 +17,7 @@ from config.runtime import RuntimeSettings
 from workers_runtime.apps import App
 from workers_runtime.bundles import Bundles
 from workers_runtime.control import Control
+from workers_runtime.conversation import Conversation
 from workers_runtime.environments import Command, Environments
 from workers_runtime.logs import LogSink
 from workers_runtime.node_protocol import (
@@ -45,7 +46,6 @@ from workers_runtime.protocol import (
     JSON,
     AppSpec,
     AppStatus,
-    CallKind,
     FailureKind,
     JSONObject,
     WorkerFailure,
@@ -80,11 +80,12 @@ class Runtime:
         self._bundles = Bundles(places)
         self._environments = Environments(places, sandbox, identities, settings, env)
         self._apps: dict[str, App] = {}
-        self._ops: dict[int, tuple[AppProcess, str]] = {}
+        self._ops: dict[int, tuple[Conversation, str]] = {}
         self._op_numbers = itertools.count(1)
         self._calls: dict[str, AppProcess] = {}
         self._archives: dict[int, asyncio.Future[Path]] = {}
         self._room = asyncio.Condition()
+        self._room_wanted = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self.control = Control(
             on_connect=self._welcome,
@@ -118,15 +119,19 @@ class Runtime:
     async def reserve(self, worker: Worker) -> None:
         """Wait until the node has room for the worker's process; stop the longest idle."""
         async with self._room:
-            while self._live(worker) >= self.settings.procs_per_node:
-                self._evict(worker)
-                await self._room.wait()
+            self._room_wanted += 1
+            try:
+                while self._live(worker) >= self.settings.procs_per_node:
+                    self._evict(worker)
+                    await self._room.wait()
+            finally:
+                self._room_wanted -= 1
 
     def add_log(self, app_id: str, level: str, message: str, pid: int) -> None:
         """Take a log line."""
         self._logs.add(app_id, level, message, pid)
 
-    def add_operation(self, process: AppProcess, call: OpenCall, message: JSONObject) -> None:
+    def add_operation(self, process: Conversation, call: OpenCall, message: JSONObject) -> None:
         """Pass an operation on to the node."""
         op = next(self._op_numbers)
         self._ops[op] = (process, call.token)
@@ -153,7 +158,7 @@ class Runtime:
         if app is not None:
             app.changed(worker)
             self.control.send(app.state())
-        if not worker.slot.alive or worker.status is AppStatus.RUNNING:
+        if self._room_wanted:
             self._spawn(self._wake())
 
     # --- commands --------------------------------------------------------------------------
@@ -220,6 +225,9 @@ class Runtime:
             raise WorkerFailure(FailureKind.TIMEOUT, text) from None
         finally:
             self._calls.pop(message.call, None)
+            if self._room_wanted:
+                # Its process may be idle now.
+                self._spawn(self._wake())
 
     def _reply(self, message: OperationReply) -> None:
         process, token = self._ops.pop(message.op, (None, ""))
@@ -281,7 +289,13 @@ class Runtime:
             await asyncio.sleep(min(IDLE_CHECK_S, self.settings.idle_timeout_s / 4))
             for app in self._apps.values():
                 app.stop_idle(self.settings.idle_timeout_s)
-            self._ops = {op: v for op, v in self._ops.items() if not v[0].exited.is_set()}
+            self._forget_ended()
+
+    def _forget_ended(self) -> None:
+        """Drop operations whose call ended before the node answered."""
+        over = [op for op, (process, call) in self._ops.items() if not process.is_open(call)]
+        for op in over:
+            del self._ops[op]
 
     async def _fetch(self, spec: AppSpec) -> Path:
         seq = next(self._op_numbers)
@@ -346,6 +360,3 @@ class Runtime:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-__all__ = ["CallKind", "Runtime"]

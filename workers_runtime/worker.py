@@ -11,6 +11,7 @@ from typing import Protocol
 
 from config.runtime import RuntimeSettings
 from workers_runtime import states
+from workers_runtime.conversation import Conversation
 from workers_runtime.environments import Command
 from workers_runtime.opencalls import OpenCall
 from workers_runtime.places import Places
@@ -47,7 +48,7 @@ class Host(Protocol):
     def add_log(self, app_id: str, level: str, message: str, pid: int) -> None:
         """Take a log line."""
 
-    def add_operation(self, process: AppProcess, call: OpenCall, message: JSONObject) -> None:
+    def add_operation(self, process: Conversation, call: OpenCall, message: JSONObject) -> None:
         """Pass an operation on to the node."""
 
     def start_call_ended(self, app_id: str, call: str) -> None:
@@ -247,26 +248,26 @@ class Worker:
 
     # --- ProcessListener -------------------------------------------------------------------
 
-    def on_ready(self, process: AppProcess) -> None:
+    def on_ready(self, process: Conversation) -> None:
         """Take calls from now on."""
         if process is self.process:
             self.dispatch(states.Ready())
 
-    def on_start_ended(self, process: AppProcess, call: str) -> None:
+    def on_start_ended(self, process: Conversation, call: str) -> None:
         """Tell the node that the start call is over."""
         self._host.start_call_ended(process.spec.app_id, call)
 
-    def on_operation(self, process: AppProcess, call: OpenCall, message: JSONObject) -> None:
+    def on_operation(self, process: Conversation, call: OpenCall, message: JSONObject) -> None:
         """Pass an operation on."""
         self._host.add_operation(process, call, message)
 
-    def on_exit(self, process: AppProcess, error: str, system_line: str) -> None:
+    def on_exit(self, process: Conversation, error: str, system_line: str) -> None:
         """Restart it, or not."""
         if process is self.process:
             self.process = None
             self.dispatch(states.Exited(error, system_line))
 
-    def on_log(self, process: AppProcess, level: str, message: str) -> None:
+    def on_log(self, process: Conversation, level: str, message: str) -> None:
         """Take a log line."""
         self._host.add_log(process.spec.app_id, level, message, process.pid)
 

@@ -120,7 +120,7 @@ def register(
             email=address,
         )
         uow.emit(UserCreated(user.id))
-        return _shown(user)
+        return shown(user)
 
 
 def login(
@@ -167,8 +167,21 @@ def login(
 
 def start_session(uow: UnitOfWork, auth: AuthSettings, user: Principal) -> Tokens:
     """Begin a session of an enabled human and return its tokens."""
-    session_id = repository.add_session(uow.session, user.id, utc_now() + auth.session_ttl)
-    return session_tokens(auth, user, session_id)
+    return session_tokens(auth, user, open_session(uow, auth, user))
+
+
+def open_session(uow: UnitOfWork, auth: AuthSettings, user: Principal) -> UUID:
+    """Begin a session of an enabled human and return its id."""
+    return repository.add_session(uow.session, user.id, utc_now() + auth.session_ttl)
+
+
+def access_only(auth: AuthSettings, user: Principal) -> Tokens:
+    """Return a fresh access token of an enabled principal, without a session."""
+    return Tokens(
+        access_token=tokens.mint_access_token(auth, user.id, user.email),
+        expires_in=expires_in(auth),
+        user=user,
+    )
 
 
 def session_tokens(auth: AuthSettings, user: Principal, session_id: UUID) -> Tokens:
@@ -200,11 +213,7 @@ def refresh(uow: UnitOfWork, auth: AuthSettings, *, refresh_token: str) -> Token
     session = repository.live_session(uow.session, claims.session_id, utc_now())
     if session is None or session.user_id != user.id:
         raise Unauthenticated("session ended")
-    return Tokens(
-        access_token=tokens.mint_access_token(auth, user.id, user.email),
-        expires_in=expires_in(auth),
-        user=user,
-    )
+    return access_only(auth, user)
 
 
 def logout(uow: UnitOfWork, auth: AuthSettings, *, refresh_token: str) -> None:
@@ -228,7 +237,7 @@ def find_enabled(session: Session, user_id: UUID) -> Principal | None:
     user = repository.user(session, user_id)
     if user is None or user.disabled_at is not None or user.id == SYSTEM_USER_ID:
         return None
-    return _shown(user)
+    return shown(user)
 
 
 def exists(session: Session, user_id: UUID) -> bool:
@@ -260,16 +269,21 @@ def mode(session: Session, auth: AuthSettings) -> Mode:
         auth_required=True,
         setup_required=setup_required,
         password_login_enabled=not auth.disable_password_login or setup_required,
-        providers=[
-            ProviderButton(provider.id, provider.display_name)
-            for provider in repository.enabled_providers(session)
-        ],
+        providers=buttons(session),
     )
+
+
+def buttons(session: Session) -> list[ProviderButton]:
+    """Return the providers one may sign in through, by id."""
+    return [
+        ProviderButton(provider.id, provider.display_name)
+        for provider in repository.enabled_providers(session)
+    ]
 
 
 def list_humans(session: Session) -> list[Principal]:
     """Return every human by address."""
-    return [_shown(user) for user in repository.humans(session)]
+    return [shown(user) for user in repository.humans(session)]
 
 
 def delete_user(uow: UnitOfWork, actor: Actor, *, user_id: UUID) -> None:
@@ -343,7 +357,8 @@ def _taken(email: str) -> Invalid:
     return Invalid(f"email '{email}' is already registered")
 
 
-def _shown(user: User) -> Principal:
+def shown(user: User) -> Principal:
+    """Return a principal as the API shows it."""
     return Principal(
         id=user.id,
         email=user.email,

@@ -52,7 +52,7 @@ class ServerKeeper:
         urls = dict(self._given)
         for name, server in self._servers.items():
             urls[name] = server.start()
-            self._say(f"{_title(server)} runs (process {server.pid}, log {server.log_file})")
+            self._say(f"{_title(server)} runs (process {server.pid}, files {server.data_dir})")
         self._thread.start()
         return urls
 

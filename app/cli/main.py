@@ -19,7 +19,7 @@ DISTRIBUTION = "trellis-platform"
 
 data_dir_option = click.option(
     "--data-dir",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),
     envvar="TRELLIS_DATA_DIR",
     default=Path(".data"),
     show_default=True,

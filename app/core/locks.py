@@ -18,6 +18,8 @@ class AdvisoryLock(IntEnum):
 
     ADMINS = 1
     ROLE_GRAPH = 2
+    CRON_FIRE = 10
+    SCHEDULER = 11
 
 
 def lock(session: Session, name: AdvisoryLock) -> None:

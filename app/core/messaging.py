@@ -108,6 +108,9 @@ class CeleryPublisher:
             queue=message.queue,
             ignore_result=True,
             retry=False,
+            # Celery would put a preview of the arguments into the headers, and that takes time.
+            argsrepr="",
+            kwargsrepr="",
             **options,
         )
 

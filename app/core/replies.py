@@ -81,7 +81,8 @@ class Reply:
     def decode(cls, raw: bytes) -> Reply:
         """Read a list element."""
         header, _, body = raw.partition(b"\n")
-        return cls(*json.loads(header), body)
+        question, node, kind, text = json.loads(header)
+        return cls(question, node, kind, text, body)
 
 
 TAKEN = "taken"

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from app.core.errors import Invalid
 from app.core.ids import is_identifier
+from app.data.values import WrongValue, compact
 
 T = TypeVar("T")
 MISSING = object()
@@ -101,3 +102,11 @@ def distinct(values: list[str], thing: str) -> None:
         if value in seen:
             raise Invalid(f"duplicate {thing} '{value}'")
         seen.add(value)
+
+
+def storable(body: Mapping[str, Any]) -> None:  # Any: JSON values
+    """Raise ``Invalid`` if Postgres could not store the JSON value."""
+    try:
+        compact(body)
+    except WrongValue as exc:
+        raise Invalid("manifest: numbers must be finite and text must not contain U+0000") from exc

@@ -78,6 +78,11 @@ class EmbeddedPostgres:
         return self._server.pid if self._server and self._server.alive() else None
 
     @property
+    def data_dir(self) -> Path:
+        """Directory of the server's files; valid after the first start."""
+        return Path(self._state.read().home) / "pg"
+
+    @property
     def log_file(self) -> Path:
         """Log of the server."""
         return self._state.path / "postgres.log"

@@ -57,6 +57,11 @@ class EmbeddedRedis:
         return self._server.pid if self._server and self._server.alive() else None
 
     @property
+    def data_dir(self) -> Path:
+        """Directory of the server's files; valid after the first start."""
+        return Path(self._state.read().home) / "redis"
+
+    @property
     def log_file(self) -> Path:
         """Log of the server."""
         return self._state.path / "redis.log"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import NamedTuple
 from app.embedded.options import ServerOptions
 from app.embedded.postgres import EmbeddedPostgres
 from app.embedded.redis import EmbeddedRedis
-from app.embedded.state import StateDirectory
+from app.embedded.state import STATE_FILE, StateDirectory
 
 
 class ServerURLs(NamedTuple):
@@ -69,4 +70,6 @@ def temporary_state_dir() -> Iterator[Path]:
     try:
         yield path
     finally:
-        StateDirectory(path).remove()
+        if (path / STATE_FILE).exists():
+            StateDirectory(path).remove()
+        shutil.rmtree(path, ignore_errors=True)

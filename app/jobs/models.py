@@ -10,12 +10,12 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import (
+    REAL,
     BigInteger,
     DateTime,
     Identity,
     Index,
     PrimaryKeyConstraint,
-    Real,
     SmallInteger,
     Text,
     func,
@@ -46,7 +46,7 @@ class _Job:
     cron_id: Mapped[UUID | None]
     hook_id: Mapped[UUID | None]
     payload: Mapped[Any] = mapped_column(JSONB)  # Any: a JSON value
-    progress: Mapped[float | None] = mapped_column(Real)
+    progress: Mapped[float | None] = mapped_column(REAL)
     progress_note: Mapped[str | None] = mapped_column(Text)
     last_error: Mapped[str | None] = mapped_column(Text)
 

@@ -68,7 +68,7 @@ UPDATE {live} q
 SET vt = clock_timestamp() + make_interval(secs => r.delay_s),
     read_ct = q.read_ct - r.uncount,
     attempts = q.attempts + CASE WHEN r.error IS NULL THEN 0 ELSE 1 END,
-    last_error = coalesce(r.error, q.last_error)
+    last_error = coalesce(r.error, q.last_error), last_read_at = NULL
 FROM unnest(CAST(:msg_id AS bigint[]), CAST(:read_ct AS int[]), CAST(:delay_s AS float8[]),
     CAST(:error AS text[]), CAST(:uncount AS int[])) AS r(msg_id, read_ct, delay_s, error, uncount)
 WHERE q.msg_id = r.msg_id AND q.read_ct = r.read_ct

@@ -90,7 +90,7 @@ def _alone(engine: Engine, app_id: str) -> Iterator[None]:
     keys = (DEPLOY_LOCK, func.hashtext(app_id))
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         if not connection.scalar(select(func.pg_try_advisory_lock(*keys))):
-            raise Busy
+            raise Busy(app_id)
         try:
             yield
         finally:
@@ -153,7 +153,7 @@ def _switch(platform: Platform, host: DeployHost, plan: Plan) -> None:
         host.discard(plan.app_id)
         raise
     if runs:
-        host.start(plan.app_id)
+        host.start_app(plan.app_id)
     action = REFRESH if runs else STOP
     if len(read_nodes(platform.redis)) > 1 or not runs:
         platform.publisher.publish([ControlWorkers(action, [plan.app_id])])

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from typing import Any, BinaryIO, Final
+from typing import IO, Any, BinaryIO, Final, cast
 from uuid import UUID, uuid4
 
 from sqlalchemy.orm import Session
@@ -35,7 +35,7 @@ AGENT_FILES: Final = ("agent.json", "backend/agent.json")
 
 
 def deploy(
-    platform: Platform, actor: Actor, *, app_id: str, archive: BinaryIO
+    platform: Platform, actor: Actor, *, app_id: str, archive: IO[bytes]
 ) -> dict[str, Any]:  # Any: the endpoint's answer
     """Check and store an archive, activate it, and return once its process answers.
 
@@ -92,9 +92,9 @@ def kept(session: Session, app_id: str) -> list[dict[str, Any]]:  # Any: JSON va
     ]
 
 
-def _inspect(archive: BinaryIO) -> ArchiveContents:
+def _inspect(archive: IO[bytes]) -> ArchiveContents:
     try:
-        contents = inspect_archive(archive, keep=lambda path: path in AGENT_FILES)
+        contents = inspect_archive(cast(BinaryIO, archive), keep=lambda path: path in AGENT_FILES)
     except ArchiveError as exc:
         raise Invalid(str(exc)) from exc
     if contents.entry_point is None and not any(name in contents.files for name in AGENT_FILES):
@@ -103,7 +103,7 @@ def _inspect(archive: BinaryIO) -> ArchiveContents:
 
 
 def _store(
-    platform: Platform, actor: Actor, app_id: str, archive: BinaryIO, contents: ArchiveContents
+    platform: Platform, actor: Actor, app_id: str, archive: IO[bytes], contents: ArchiveContents
 ) -> UUID:
     archive.seek(0)
     data = archive.read()

@@ -104,7 +104,7 @@ class DeployHost(WorkerHost, Protocol):
     def discard(self, app_id: str) -> None:
         """Stop the staged process."""
 
-    def start(self, app_id: str) -> None:
+    def start_app(self, app_id: str) -> None:
         """Have a process of what Postgres wants now, promoting a staged one; clear crashes.
 
         Raises:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import BigInteger, CheckConstraint, DateTime, Index, func, text
+from sqlalchemy import BigInteger, CheckConstraint, DateTime, ForeignKey, Index, func, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.core.db import Base
@@ -30,7 +30,7 @@ class Deployment(Base):
     )
 
     id: Mapped[UUID] = mapped_column(primary_key=True)
-    app_id: Mapped[str]
+    app_id: Mapped[str] = mapped_column(ForeignKey("trellis.apps.id", ondelete="CASCADE"))
     archive: Mapped[bytes] = mapped_column(deferred=True)
     sha256: Mapped[str]
     size_bytes: Mapped[int]
@@ -55,7 +55,9 @@ class AppWorker(Base):
         CheckConstraint("desired_state IN ('running', 'stopped')", name="desired_state"),
     )
 
-    app_id: Mapped[str] = mapped_column(primary_key=True)
+    app_id: Mapped[str] = mapped_column(
+        ForeignKey("trellis.apps.id", ondelete="CASCADE"), primary_key=True
+    )
     desired_state: Mapped[str] = mapped_column(server_default=text("'stopped'"))
     generation: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
     home_node: Mapped[str | None]

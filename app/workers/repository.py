@@ -51,7 +51,7 @@ class Wanted:
         return self.has_code and self.desired == "running"
 
 
-def _wanted() -> Select[Any]:  # Any: the row's columns are those of ``Wanted``
+def _wanted() -> Select[*tuple[Any, ...]]:  # Any: the columns are the fields of ``Wanted``
     return (
         select(
             AppWorker.app_id,
@@ -71,8 +71,13 @@ def _wanted() -> Select[Any]:  # Any: the row's columns are those of ``Wanted``
 
 def wanted(session: Session, app_id: str) -> Wanted:
     """Return what is wanted of an app; an app without a row has nothing deployed."""
+    return find_wanted(session, app_id) or Wanted(app_id)
+
+
+def find_wanted(session: Session, app_id: str) -> Wanted | None:
+    """Return what is wanted of an app, or None when it has no row. A row proves the app exists."""
     row = session.execute(_wanted().where(AppWorker.app_id == app_id)).one_or_none()
-    return Wanted(app_id) if row is None else Wanted(*row)
+    return None if row is None else Wanted(*row)
 
 
 def wanted_of(session: Session, app_ids: Sequence[str]) -> dict[str, Wanted]:

@@ -19,7 +19,8 @@ import structlog
 
 from app.apps import service as apps_service
 from app.core.actor import Actor
-from app.core.errors import AppError, Failed, Invalid, NotReady
+from app.core.errors import AppError, Failed, Invalid, NotFound, NotReady
+from app.core.ids import check_app_id
 from app.core.messaging import Publisher
 from app.core.platform import Platform
 from app.core.replies import NoAnswer, Question, Reply, Silence
@@ -30,6 +31,7 @@ from app.workers.messages import CallRPC
 log = structlog.get_logger(__name__)
 
 MAX_CALLS: Final = 64
+NO_APP: Final = "no_app"
 NOT_READY_KINDS: Final = frozenset(
     {
         OutcomeKind.STOPPED,
@@ -76,11 +78,9 @@ def call(platform: Platform, actor: Actor, *, app_id: str, method: str, params: 
     started = time.monotonic()
     if method.startswith("__"):
         raise Invalid(f"method '{method}' is reserved")
-    with platform.uow() as uow:
-        apps_service.require(uow.session, app_id)
-        if not repository.wanted(uow.session, app_id).should_run:
-            raise NotReady(f"worker for app '{app_id}' is not running")
+    check_app_id(app_id)
     if not platform.replies.live_nodes():
+        _check(platform, app_id)
         raise NotReady(f"worker for app '{app_id}' is not ready")
     limit_s = platform.settings.workers.rpc_timeout.total_seconds()
     with platform.replies.ask() as question:
@@ -105,9 +105,22 @@ def call(platform: Platform, actor: Actor, *, app_id: str, method: str, params: 
     return _body(reply)
 
 
+def _check(platform: Platform, app_id: str) -> None:
+    """Raise what the node would have answered at once.
+
+    With a node there is no need to ask here too: it reads the app's state for every message.
+    """
+    with platform.uow() as uow:
+        apps_service.require(uow.session, app_id)
+        if not repository.wanted(uow.session, app_id).should_run:
+            raise NotReady(f"worker for app '{app_id}' is not running")
+
+
 def _body(reply: Reply) -> bytes:
     if reply.kind == OutcomeKind.RESULT:
         return reply.body
+    if reply.kind == NO_APP:
+        raise NotFound(reply.text)
     if reply.kind in NOT_READY_KINDS:
         raise NotReady(reply.text)
     raise Failed(reply.text)

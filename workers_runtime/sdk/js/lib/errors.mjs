@@ -2,6 +2,9 @@
 
 const MAX_ERROR_CHARS = 4000;
 
+/** The host's text for an operation whose call has ended. */
+export const CALL_OVER = 'call is over';
+
 /** The host answered an operation with an error; `message` is the host's text. */
 export class HostError extends Error {
   name = 'HostError';
@@ -12,12 +15,12 @@ export class HostTimeout extends HostError {
   name = 'HostTimeout';
 }
 
-/** A `ctx` was used after the call it belongs to had ended. */
-export class CallOver extends Error {
+/** A `ctx` was used after its handler had returned or its call had timed out. */
+export class CallOver extends HostError {
   name = 'CallOver';
 
   constructor() {
-    super('call is over');
+    super(CALL_OVER);
   }
 }
 

@@ -37,9 +37,6 @@ export function install() {
 
 /** Processes forked by the app have pipes of their own: they run without this prelude. */
 function keepFromChildren() {
-  const { execArgv } = process;
-  for (const flag of ['--import', '--preload']) {
-    const index = execArgv.indexOf(flag);
-    if (index >= 0) execArgv.splice(index, 2);
-  }
+  const index = process.execArgv.findIndex((arg) => arg === '--import' || arg === '--preload');
+  if (index >= 0) process.execArgv.splice(index, 2);
 }

@@ -9,14 +9,13 @@ import { NotSerialisable, TooLarge } from './errors.mjs';
  * as the Python SDK does with their counterparts. Halves of surrogate pairs, which UTF-8 cannot
  * carry, become U+FFFD.
  *
- * @param {unknown} value
+ * @param {object} value
  * @returns {string}
- * @throws {NotSerialisable} cyclic, a function, or its own `toJSON` failed.
+ * @throws {NotSerialisable} cyclic, or its own `toJSON` failed.
  * @throws {TooLarge} longer than any text can be.
  */
 export function toJSON(value) {
   const text = stringify(value);
-  if (text === undefined) throw new NotSerialisable(`a ${typeof value} has no JSON form`);
   return text.includes('\\ud') ? withoutHalfPairs(text) : text;
 }
 

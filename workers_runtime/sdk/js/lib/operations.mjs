@@ -1,6 +1,6 @@
 /** Operations: what the process asks of the host, and the host's answers. */
 
-import { CallOver, HostError, HostTimeout, NotSerialisable, TooLarge } from './errors.mjs';
+import { CALL_OVER, CallOver, HostError, HostTimeout, NotSerialisable, TooLarge } from './errors.mjs';
 import { send } from './output.mjs';
 
 /** Above 256 open operations the host stops reading; the rest waits here instead. */
@@ -67,6 +67,7 @@ export function settle(message) {
   const operation = close(message.id);
   if (!operation) return;
   if (message.error === undefined || message.error === null) operation.resolve(message);
+  else if (message.error === CALL_OVER) operation.reject(new CallOver());
   else operation.reject(new HostError(String(message.error)));
 }
 

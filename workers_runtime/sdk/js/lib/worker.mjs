@@ -197,6 +197,10 @@ function makeCall(message, job = null) {
 
 function sendResult(answer, result, where) {
   try {
+    if (typeof result === 'function' || typeof result === 'symbol') {
+      // JSON.stringify would leave it out, and the caller would see null.
+      throw new NotSerialisable(`a ${typeof result} has no JSON form`);
+    }
     send({ ...answer, result: result === undefined ? null : result });
   } catch (error) {
     if (error instanceof TooLarge) send({ ...answer, error: 'result too large' });

@@ -1,0 +1,117 @@
+"""From due ticks to jobs.
+
+Source: REST contract part 30, sections 9.4, 10.2 and 13.2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import text
+
+from app.auth import service as auth_service
+from app.core.locks import AdvisoryLock, lock
+from app.core.uow import UnitOfWork
+from app.crons import repository, rules
+from app.crons.events import AgentAppsWanted
+from app.crons.repository import DueRun, Outcome
+from app.jobs import service as jobs_service
+from app.jobs.service import NewJob
+from app.workers import service as workers_service
+
+NO_OWNER = "cron has no enabled owner"
+BATCH = 1000
+
+
+class Routes:
+    """Who gets the jobs of each app's crons: its worker or its agent."""
+
+    def __init__(self, uow: UnitOfWork, app_ids: Collection[str]) -> None:
+        asked = AgentAppsWanted(sorted(set(app_ids)))
+        uow.emit(asked)
+        self._with_agent = asked.found
+        self._without_code = {
+            app_id
+            for app_id in asked.found
+            if not workers_service.wanted(uow.session, app_id).has_code
+        }
+
+    def of(self, app_id: str, payload: Any) -> str:  # Any: a JSON value
+        """Return the route of a cron's job."""
+        has_message = isinstance(payload, dict) and isinstance(payload.get("message"), str)
+        if app_id in self._with_agent and (has_message or app_id in self._without_code):
+            return jobs_service.AGENT
+        return jobs_service.WORKER
+
+
+def job_of(
+    cron_id: UUID,
+    app_id: str,
+    payload: Any,  # Any: a JSON value
+    owner: UUID,
+    routes: Routes,
+) -> NewJob:
+    """Return the job that one tick or trigger of a cron queues."""
+    return NewJob(
+        app_id,
+        rules.job_payload(payload, str(cron_id)),
+        owner,
+        source="cron",
+        route=routes.of(app_id, payload),
+        cron_id=cron_id,
+    )
+
+
+def fire(uow: UnitOfWork, *, most: int = BATCH) -> int:
+    """Turn due ticks into jobs and write down what became of each, in this transaction.
+
+    Firing is serialised in the whole cluster, so that of two ticks of one cron only one can find
+    the queue empty; the set-based statements make up for it. Exactly one job per tick, whatever
+    dies in between: a tick stays due until the transaction with its job commits.
+
+    Returns:
+        How many ticks were fired; fewer than ``most``: no more were due.
+    """
+    uow.session.execute(text("SET LOCAL idle_in_transaction_session_timeout = '10s'"))
+    lock(uow.session, AdvisoryLock.CRON_FIRE)
+    due = repository.take_due(uow.session, most=most)
+    if due:
+        refused = _refused(uow, due)
+        queued = _queue(uow, [run for run in due if run.runid not in refused])
+        repository.finish(uow.session, [*refused.values(), *queued])
+    return len(due)
+
+
+def _refused(uow: UnitOfWork, due: Sequence[DueRun]) -> dict[int, Outcome]:
+    """Return the ticks without an owner, and those whose policy is to skip."""
+    owners = {run.created_by for run in due if run.created_by is not None}
+    enabled = {o for o in owners if auth_service.find_enabled(uow.session, o) is not None}
+    wary = {run.cron_id for run in due if run.overlap_policy == "skip"}
+    busy = jobs_service.queued_crons(uow.session, wary)
+    refused: dict[int, Outcome] = {}
+    for run in due:
+        if not run.enabled or run.created_by not in enabled:
+            refused[run.runid] = Outcome(run.runid, "failed", NO_OWNER)
+        elif run.cron_id in busy:
+            refused[run.runid] = Outcome(run.runid, "skipped", "previous job still queued")
+        elif run.cron_id in wary:
+            busy.add(run.cron_id)
+    return refused
+
+
+def _queue(uow: UnitOfWork, due: Sequence[DueRun]) -> list[Outcome]:
+    if not due:
+        return []
+    routes = Routes(uow, {run.app_id for run in due})
+    jobs = [
+        job_of(run.cron_id, run.app_id, run.payload, run.created_by, routes)
+        for run in due
+        if run.created_by is not None
+    ]
+    ids = jobs_service.put(uow, jobs)
+    return [
+        Outcome(run.runid, "succeeded", f"enqueued msg {msg_id}", msg_id)
+        for run, msg_id in zip(due, ids, strict=True)
+    ]

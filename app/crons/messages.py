@@ -1,0 +1,16 @@
+"""What the crons slice sends to nodes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from app.core.messaging import Message, Queue
+
+
+@dataclass(frozen=True, slots=True)
+class FireCrons(Message):
+    """Turn due ticks into jobs."""
+
+    name: ClassVar[str] = "crons.fire"
+    queue: ClassVar[Queue] = Queue.CRONS

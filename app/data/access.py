@@ -1,0 +1,162 @@
+"""Opening an entity for one transaction: who acts, does it exist, may the actor do this.
+
+Source: REST contract part 20, sections 1.1 and 1.2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import structlog
+from psycopg2 import errorcodes
+from sqlalchemy import CursorResult
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
+from sqlalchemy.orm import Session
+
+from app.core.actor import Actor
+from app.core.errors import AppError, Failed, Invalid
+from app.core.ids import check_app_id, is_identifier, parse_uuid
+from app.data import registry, repository
+from app.data.contract import Entity, Field
+from app.data.errors import StaleContract, no_entity
+from app.data.execution import query
+from app.data.filters import not_valid
+from app.data.statements import Statements
+
+log = structlog.get_logger(__name__)
+
+STATEMENT_TIMEOUT = timedelta(seconds=8)
+STALE = {
+    errorcodes.UNDEFINED_TABLE,
+    errorcodes.UNDEFINED_COLUMN,
+    errorcodes.INVALID_SCHEMA_NAME,
+    errorcodes.DATATYPE_MISMATCH,
+    errorcodes.UNDEFINED_FUNCTION,
+}
+Translate = Callable[[IntegrityError], AppError | None]
+Cast = tuple[Field, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """An entity opened in a transaction whose settings name the actor."""
+
+    session: Session
+    app_id: str
+    entity: Entity
+    statements: Statements
+
+    def record_id(self, text: str) -> str:
+        """Return a path id; a UUID unless the entity's keys are texts."""
+        return text if self.entity.text_key else str(parse_uuid(text))
+
+    def execute(
+        self,
+        statement: str,
+        parameters: Sequence[Any],  # Any: values psycopg2 adapts
+        *,
+        translate: Translate = lambda _exc: None,
+        casts: Sequence[Cast] = (),
+    ) -> CursorResult[Any]:  # Any: SQL values
+        """Run a rendered statement and give its failures their meaning.
+
+        Args:
+            statement: SQL text with placeholders.
+            parameters: their values.
+            translate: meaning of a constraint violation.
+            casts: operands Postgres has to cast, to name the wrong one.
+        """
+        with self.errors(translate, casts):
+            return query(self.session, statement, parameters)
+
+    @contextmanager
+    def errors(self, translate: Translate, casts: Sequence[Cast]) -> Iterator[None]:
+        """Raise what a database error inside means to the client."""
+        try:
+            yield
+        except DBAPIError as exc:
+            raise self._meaning(exc, translate, casts) from exc
+
+    def _meaning(self, exc: DBAPIError, translate: Translate, casts: Sequence[Cast]) -> Exception:
+        state = getattr(exc.orig, "pgcode", None) or ""
+        if state in STALE:
+            return StaleContract()
+        if isinstance(exc, IntegrityError):
+            return translate(exc) or _unexpected(exc)
+        if isinstance(exc, DataError) or state.startswith("22"):
+            return _wrong_cast(self.session, casts) or _unexpected(exc)
+        # Lost connections and cancelled statements are the edge's business.
+        known = exc.connection_invalidated or not state or state.startswith(("08", "57"))
+        return exc if known else _unexpected(exc)
+
+
+def open_entity(
+    session: Session,
+    actor: Actor | None,
+    *,
+    app_id: str,
+    entity: str,
+    action: str | None,
+    record_id: str | None = None,
+    statement_timeout: timedelta = STATEMENT_TIMEOUT,
+) -> Target:
+    """Return an entity ready for statements in this transaction.
+
+    Args:
+        session: an open transaction; its settings are changed until it ends.
+        actor: who acts; None = nobody.
+        app_id: as in the path.
+        entity: as in the path.
+        action: ``create``, ``read``, ``update`` or ``delete``; None = no permission needed.
+        record_id: path id, checked before existence.
+        statement_timeout: limit of each statement.
+
+    Raises:
+        Forbidden: reserved schema, or permission missing.
+        Invalid: the path id is not a UUID though the entity's ids are.
+        NotFound: no such entity.
+    """
+    check_app_id(app_id)
+    found = lookup(session, actor, app_id, statement_timeout)
+    target = None if found is None else found.entities.get(entity)
+    if record_id is not None and (target is None or not target.text_key):
+        parse_uuid(record_id)
+    if found is None or target is None:
+        raise no_entity(app_id, entity)
+    if action is not None:
+        (actor or NOBODY).require(f"app:{app_id}:{entity}.{action}")
+    return Target(session, app_id, target, found.statements[entity])
+
+
+def lookup(
+    session: Session, actor: Actor | None, app_id: str, statement_timeout: timedelta
+) -> registry.AppData | None:
+    """Set the transaction's actor and return the app's entities; None if it has none."""
+    if not is_identifier(app_id):
+        return None
+    limit_ms = round(statement_timeout.total_seconds() * 1000)
+    stamp = repository.stamp_in_context(session, app_id, actor, limit_ms)
+    return registry.load(session, app_id, stamp)
+
+
+NOBODY = Actor(user_id=None)
+
+
+def _wrong_cast(session: Session, casts: Sequence[Cast]) -> Invalid | None:
+    """Try the casts one by one on another connection, as this transaction is lost."""
+    with session.get_bind().engine.connect() as connection:
+        for field, text in casts:
+            try:
+                connection.exec_driver_sql(f"SELECT %s::{field.kind.value}", (text,))  # noqa: S608 - a constant of ours
+            except DBAPIError:
+                return not_valid(field, text)
+    return None
+
+
+def _unexpected(exc: DBAPIError) -> AppError:
+    log.error("data_statement_failed", exc_info=exc)
+    return Failed("unexpected database error")

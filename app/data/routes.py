@@ -1,0 +1,235 @@
+"""Record endpoints. Bodies and answers are JSON text that passes through.
+
+Source: REST contract part 20, section 5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import TypeVar
+
+from flask import Response, request, stream_with_context
+
+from app.core.uow import UnitOfWork
+from app.data import service
+from app.data.errors import StaleContract
+from app.data.schemas import RecordOut, query_parameters
+from app.http import gates
+from app.http.api import PREFIX, Blueprint
+from app.http.parsing import parse_json
+from app.http.schemas import MessageOut
+from app.http.views import View
+
+blp = Blueprint("data", __name__, description="Records of apps")
+
+BASE = f"{PREFIX}/apps/<app_id>/collections/<entity>"
+T = TypeVar("T")
+
+
+class DataView(View):
+    """A view on records; a data contract that changed in between is read again, once."""
+
+    def attempt(self, work: Callable[[UnitOfWork], T]) -> T:
+        """Run work in the request's unit of work, or in a new one if the tables just changed."""
+        try:
+            return work(self.uow)
+        except StaleContract:
+            with self.platform.uow() as uow:
+                return work(uow)
+
+    @property
+    def limit(self) -> timedelta:
+        """The statement limit."""
+        return self.platform.settings.database.statement_timeout
+
+
+def json_answer(text: str, status: int = 200) -> Response:
+    """Return JSON text as it is."""
+    return Response(text, status=status, content_type="application/json")
+
+
+@blp.route(BASE)
+class Records(DataView):
+    """Records of an entity."""
+
+    @property
+    def transactional(self) -> bool:  # type: ignore[override]
+        """Whether the request fits in one unit of work: a list of everything streams."""
+        return request.method == "POST" or "limit" in request.args
+
+    @gates.in_service("app:{appId}:{entity}.read")
+    @blp.response(200, RecordOut(many=True))
+    @blp.doc(summary="List records", parameters=query_parameters())
+    def get(self, app_id: str, entity: str) -> Response:
+        """Return a page, or everything as a stream when there is no limit."""
+        parameters = {name: values[-1] for name, values in request.args.lists()}
+        if self.transactional:
+            return json_answer(
+                self.attempt(
+                    lambda uow: service.list_page(
+                        uow,
+                        self.actor,
+                        app_id=app_id,
+                        entity=entity,
+                        parameters=parameters,
+                        statement_timeout=self.limit,
+                    )
+                )
+            )
+        return self._stream(
+            lambda: service.open_list(
+                self.platform.uow,
+                self.actor,
+                app_id=app_id,
+                entity=entity,
+                parameters=parameters,
+                statement_timeout=self.limit,
+            )
+        )
+
+    @gates.in_service("app:{appId}:{entity}.create")
+    @blp.response(201, RecordOut)
+    @blp.doc(summary="Create a record")
+    def post(self, app_id: str, entity: str) -> Response:
+        """Store a record."""
+        body = parse_json(request.get_data())
+        return json_answer(
+            self.attempt(
+                lambda uow: service.create(
+                    uow,
+                    self.actor,
+                    app_id=app_id,
+                    entity=entity,
+                    body=body,
+                    statement_timeout=self.limit,
+                )
+            ),
+            201,
+        )
+
+    @staticmethod
+    def _stream(open_list: Callable[[], Iterator[str]]) -> Response:
+        pieces = open_list()
+        try:
+            first = next(pieces)
+        except StaleContract:
+            pieces = open_list()
+            first = next(pieces)
+
+        def body() -> Iterator[str]:
+            try:
+                yield first
+                yield from pieces
+            finally:
+                pieces.close()  # type: ignore[attr-defined]
+
+        return Response(stream_with_context(body()), content_type="application/json")
+
+
+@blp.route(f"{BASE}/query")
+class RecordQuery(DataView):
+    """Records by condition."""
+
+    @gates.in_service("app:{appId}:{entity}.read")
+    @blp.doc(summary="Query records")
+    def post(self, app_id: str, entity: str) -> Response:
+        """Return a page and the total."""
+        body = parse_json(request.get_data())
+        return json_answer(
+            self.attempt(
+                lambda uow: service.query(
+                    uow,
+                    self.actor,
+                    app_id=app_id,
+                    entity=entity,
+                    body=body,
+                    statement_timeout=self.limit,
+                )
+            )
+        )
+
+
+@blp.route(f"{BASE}/bulk")
+class RecordBulk(DataView):
+    """Many records at once."""
+
+    @gates.in_service("app:{appId}:{entity}.create")
+    @blp.response(201, RecordOut(many=True))
+    @blp.doc(summary="Create up to 1000 records, all or none")
+    def post(self, app_id: str, entity: str) -> Response:
+        """Store the records."""
+        body = parse_json(request.get_data())
+        return json_answer(
+            self.attempt(
+                lambda uow: service.bulk(
+                    uow,
+                    self.actor,
+                    app_id=app_id,
+                    entity=entity,
+                    body=body,
+                    statement_timeout=self.limit,
+                )
+            ),
+            201,
+        )
+
+
+@blp.route(f"{BASE}/<record_id>")
+class Record(DataView):
+    """One record."""
+
+    @gates.in_service("app:{appId}:{entity}.read")
+    @blp.response(200, RecordOut)
+    @blp.doc(summary="Get a record")
+    def get(self, app_id: str, entity: str, record_id: str) -> Response:
+        """Return the record."""
+        return json_answer(
+            self.attempt(
+                lambda uow: service.get(
+                    uow,
+                    self.actor,
+                    app_id=app_id,
+                    entity=entity,
+                    record_id=record_id,
+                    statement_timeout=self.limit,
+                )
+            )
+        )
+
+    @gates.in_service("app:{appId}:{entity}.update")
+    @blp.response(200, RecordOut)
+    @blp.doc(summary="Change the fields that are sent")
+    def patch(self, app_id: str, entity: str, record_id: str) -> Response:
+        """Change the record."""
+        body = parse_json(request.get_data())
+        return json_answer(
+            self.attempt(
+                lambda uow: service.patch(
+                    uow,
+                    self.actor,
+                    app_id=app_id,
+                    entity=entity,
+                    record_id=record_id,
+                    body=body,
+                    statement_timeout=self.limit,
+                )
+            )
+        )
+
+    @gates.in_service("app:{appId}:{entity}.delete")
+    @blp.response(200, MessageOut)
+    @blp.doc(summary="Delete a record")
+    def delete(self, app_id: str, entity: str, record_id: str) -> dict[str, str]:
+        """Delete the record."""
+        self.attempt(
+            lambda uow: service.delete(
+                uow,
+                self.actor,
+                app_id=app_id,
+                entity=entity,
+                record_id=record_id,
+                statement_timeout=self.limit,
+            )
+        )
+        return {"message": f"record '{record_id}' deleted"}

@@ -1,0 +1,405 @@
+"""Jobs: enqueue, list, and the life of a delivery.
+
+Source: REST contract part 30, sections 9 and 13.1; ADR 0004.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy.orm import Session
+
+from app.apps import service as apps_service
+from app.core.actor import Actor
+from app.core.errors import Conflict, Failed, Forbidden, Invalid, NotFound
+from app.core.ids import UUID_TEXT, MsgId
+from app.core.uow import UnitOfWork
+from app.jobs import repository
+from app.jobs.delivery import Assignment, Settlement, TakenBatch
+from app.jobs.messages import TakeTurn
+from app.jobs.repository import QUEUE, State
+from app.pgqueue.types import Delivery, Failure, Outgoing, Receipt, Release
+from app.rbac import service as rbac_service
+from app.workers import service as workers_service
+from config.settings import JobSettings
+
+MAX_PAYLOAD_BYTES = 1024 * 1024
+MAX_LIMIT = 1000
+WORKER = "worker"
+AGENT = "agent"
+NO_OWNER = "no enabled owner"
+TOO_OFTEN = "exceeded max deliveries"
+
+
+@dataclass(frozen=True, slots=True)
+class NewJob:
+    """A job to enqueue.
+
+    Attributes:
+        payload: any JSON value, at most 1 MiB encoded.
+        user_id: its owner, in whose name it runs; None = it can only become a dead letter.
+        source: api, worker, cron or hook; never taken from a payload.
+        route: worker or agent.
+    """
+
+    app_id: str
+    payload: Any  # Any: a JSON value
+    user_id: UUID | None
+    source: str = "api"
+    route: str = WORKER
+    delay_s: int = 0
+    priority: int = 0
+    max_attempts: int = 1
+    cron_id: UUID | None = None
+    hook_id: UUID | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Enqueued:
+    """Answer to an enqueue; ``created`` is false when an idempotency key was seen before."""
+
+    msg_id: int
+    created: bool = True
+
+
+# --- enqueue ---------------------------------------------------------------------------------
+
+
+def enqueue(
+    uow: UnitOfWork,
+    actor: Actor,
+    *,
+    app_id: str,
+    payload: Any,  # Any: a JSON value
+    user_id: object = None,
+    delay_s: int = 0,
+    source: str = "api",
+    priority: int = 0,
+    max_attempts: int = 1,
+    idempotency_key: str | None = None,
+) -> Enqueued:
+    """Put one job on the app's queue and ask for a turn after commit.
+
+    Args:
+        payload: JSON value, at most 1 MiB encoded; stored as given.
+        user_id: text of the owner's id; None is the actor.
+        delay_s: 0 to 86400.
+
+    Raises:
+        Invalid: a value breaks a rule of the contract.
+        Forbidden: the owner would be somebody else.
+        NotFound: the app is not installed.
+    """
+    owner = owner_of(actor, user_id)
+    job = NewJob(
+        app_id, payload, owner, source, delay_s=delay_s, priority=priority, max_attempts=max_attempts
+    )
+    outgoing = _outgoing(job)
+    apps_service.require(uow.session, app_id)
+    if idempotency_key is not None:
+        known = repository.reserve_key(uow.session, app_id, idempotency_key)
+        if known is not None:
+            return Enqueued(known, created=False)
+    msg_id = QUEUE.send(uow.session, [outgoing])[0]
+    if idempotency_key is not None:
+        repository.fill_key(uow.session, app_id, idempotency_key, msg_id)
+    if delay_s == 0:
+        uow.send_after_commit(TakeTurn(app_id))
+    return Enqueued(msg_id)
+
+
+def enqueue_batch(
+    uow: UnitOfWork, actor: Actor, *, app_id: str, jobs: Sequence[dict[str, Any]]
+) -> list[int]:
+    """Put 1 to 1000 jobs on the app's queue, all or none.
+
+    Args:
+        jobs: keyword arguments of ``enqueue``, without ``app_id``.
+
+    Returns:
+        Their ids in the given order.
+    """
+    if any(job.get("idempotency_key") is not None for job in jobs):
+        return [enqueue(uow, actor, app_id=app_id, **job).msg_id for job in jobs]
+    outgoing = []
+    for job in jobs:
+        values = {k: v for k, v in job.items() if k not in {"user_id", "idempotency_key"}}
+        owner = owner_of(actor, job.get("user_id"))
+        outgoing.append(_outgoing(NewJob(app_id=app_id, user_id=owner, **values)))
+    apps_service.require(uow.session, app_id)
+    uow.send_after_commit(TakeTurn(app_id))
+    return QUEUE.send(uow.session, outgoing)
+
+
+def put(uow: UnitOfWork, jobs: Sequence[NewJob]) -> list[MsgId]:
+    """Put jobs of other slices on their queues, whose rules were checked there.
+
+    Returns:
+        Their ids in the given order.
+    """
+    for app_id in dict.fromkeys(job.app_id for job in jobs):
+        uow.send_after_commit(TakeTurn(app_id))
+    return [MsgId(n) for n in QUEUE.send(uow.session, [_outgoing(job) for job in jobs])]
+
+
+def owner_of(actor: Actor, user_id: object) -> UUID | None:
+    """Return the owner of work an actor orders.
+
+    Raises:
+        Invalid: not spelled like an id.
+        Forbidden: it is somebody else.
+    """
+    if user_id is None:
+        return actor.user_id
+    if not isinstance(user_id, str) or UUID_TEXT.fullmatch(user_id) is None:
+        raise Invalid("invalid user_id")
+    if UUID(user_id) != actor.user_id:
+        raise Forbidden("acting for another principal is not allowed")
+    return actor.user_id
+
+
+def _outgoing(job: NewJob) -> Outgoing:
+    try:
+        encoded = json.dumps(job.payload, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        size = len(encoded.encode())
+    except (ValueError, RecursionError) as exc:
+        raise Invalid("payload is not valid JSON") from exc
+    if size > MAX_PAYLOAD_BYTES:
+        raise Invalid("payload exceeds 1 MiB")
+    values = {
+        "app_id": job.app_id,
+        "route": job.route,
+        "user_id": _text(job.user_id),
+        "source": job.source,
+        "cron_id": _text(job.cron_id),
+        "hook_id": _text(job.hook_id),
+        "payload": encoded,
+        "max_attempts": str(job.max_attempts),
+    }
+    return Outgoing(values, delay_s=job.delay_s, priority=job.priority)
+
+
+def _text(value: UUID | None) -> str | None:
+    return None if value is None else str(value)
+
+
+# --- look ------------------------------------------------------------------------------------
+
+
+def page(
+    session: Session, *, app_id: str, state: State, limit: int, before: int | None = None
+) -> str:
+    """Return jobs of an app as the JSON text of an array, newest first."""
+    apps_service.require(session, app_id)
+    return repository.page(session, app_id, state, most=min(limit, MAX_LIMIT), before=before)
+
+
+def show(session: Session, *, app_id: str, msg_id: int) -> str:
+    """Return one job in any state as JSON text.
+
+    Raises:
+        NotFound: the app has no such job.
+    """
+    apps_service.require(session, app_id)
+    found = repository.one(session, app_id, msg_id)
+    if found is None:
+        raise no_job(msg_id)
+    return found
+
+
+def no_job(msg_id: int) -> NotFound:
+    """Return the error of an id that names no job of the app."""
+    return NotFound(f"no job {msg_id}")
+
+
+# --- change ----------------------------------------------------------------------------------
+
+
+def cancel(uow: UnitOfWork, *, app_id: str, msg_id: int) -> bool:
+    """Move a job to the dead letters; tell whether it was being worked on.
+
+    Raises:
+        NotFound: the app has no such job.
+        Conflict: it ended already.
+    """
+    apps_service.require(uow.session, app_id)
+    state = repository.state_of(uow.session, app_id, msg_id)
+    if state is None:
+        raise no_job(msg_id)
+    if state in {State.ARCHIVED, State.FAILED}:
+        raise Conflict(f"job {msg_id} has ended")
+    QUEUE.bury(uow.session, msg_id, "cancelled")
+    return state is State.RUNNING
+
+
+def retry(uow: UnitOfWork, *, app_id: str, msg_id: int | None = None) -> list[int]:
+    """Put one failed job, or all of an app, back on the queue with ``read_ct`` 0.
+
+    Raises:
+        NotFound: the app has no such job.
+        Conflict: the job did not fail.
+    """
+    apps_service.require(uow.session, app_id)
+    if msg_id is not None:
+        state = repository.state_of(uow.session, app_id, msg_id)
+        if state is None:
+            raise no_job(msg_id)
+        if state is not State.FAILED:
+            raise Conflict(f"job {msg_id} has not failed")
+    revived = QUEUE.revive(uow.session, app_id, None if msg_id is None else [msg_id])
+    uow.send_after_commit(TakeTurn(app_id))
+    return sorted(revived)
+
+
+def extend(uow: UnitOfWork, *, app_id: str, msg_id: int, seconds: float) -> None:
+    """Hide an in-flight job for ``seconds`` from now.
+
+    Raises:
+        Invalid: not 1 to 3600 seconds.
+        Failed: the job is not in flight.
+    """
+    if isinstance(seconds, bool) or not 1 <= seconds <= 3600:
+        raise Invalid("seconds must be 1-3600")
+    if repository.state_of(uow.session, app_id, msg_id) is not State.RUNNING:
+        raise Failed(f"job {msg_id} is not in flight")
+    QUEUE.set_vt(uow.session, msg_id, seconds)
+
+
+def note_progress(
+    uow: UnitOfWork, *, app_id: str, msg_id: int, progress: float, note: str | None = None
+) -> None:
+    """Note how far a running job is.
+
+    Raises:
+        Invalid: not between 0 and 1.
+    """
+    if isinstance(progress, bool) or not 0 <= progress <= 1:
+        raise Invalid("progress must be 0-1")
+    repository.set_progress(uow.session, app_id, msg_id, progress, None if note is None else note[:500])
+
+
+def forget_app(uow: UnitOfWork, app_id: str) -> None:
+    """Delete everything of an app: queued, archived, dead, keys."""
+    QUEUE.forget(uow.session, app_id)
+    repository.drop_keys(uow.session, app_id)
+
+
+# --- deliveries ------------------------------------------------------------------------------
+
+
+def take(uow: UnitOfWork, jobs: JobSettings, *, app_id: str, most: int) -> TakenBatch:
+    """Deliver up to ``most`` visible jobs of an app, in the name of their owners.
+
+    Jobs without an enabled owner and jobs that were delivered too often become dead letters. An
+    app whose worker may not run keeps its jobs untouched.
+    """
+    if not workers_service.runnable(uow.session, app_id):
+        return TakenBatch([], exhausted=True)
+    return _claim(uow, jobs, app_id=app_id, route=WORKER, most=most)
+
+
+def take_for_agent(uow: UnitOfWork, jobs: JobSettings, *, app_id: str, most: int) -> TakenBatch:
+    """Deliver messages that start agent runs, whatever the worker's state."""
+    return _claim(uow, jobs, app_id=app_id, route=AGENT, most=most)
+
+
+def _claim(
+    uow: UnitOfWork, jobs: JobSettings, *, app_id: str, route: str, most: int
+) -> TakenBatch:
+    deliveries = QUEUE.claim(
+        uow.session,
+        {"app_id": app_id, "route": route},
+        quantity=most,
+        vt_s=jobs.visibility_timeout.total_seconds(),
+    )
+    failures: list[Failure] = []
+    assigned: list[Assignment] = []
+    actors: dict[UUID | None, Actor | None] = {None: None}
+    for delivery in deliveries:
+        owner = delivery.body["user_id"]
+        if owner not in actors:
+            actors[owner] = rbac_service.load_actor(uow.session, owner)
+        actor = actors[owner]
+        # Attempts that ended with an answer are counted by ``max_attempts`` instead.
+        unanswered = delivery.read_ct - delivery.attempts
+        if jobs.max_deliveries and unanswered > jobs.max_deliveries:
+            failures.append(Failure(delivery.receipt, TOO_OFTEN, uncount=True))
+        elif actor is None:
+            failures.append(Failure(delivery.receipt, NO_OWNER, uncount=True))
+        else:
+            assigned.append(Assignment(delivery, actor))
+    QUEUE.dead_letter(uow.session, failures)
+    return TakenBatch(assigned, exhausted=len(deliveries) < most)
+
+
+def settle(uow: UnitOfWork, settlements: Iterable[Settlement]) -> list[int]:
+    """Write down how deliveries ended; what became stale meanwhile is left alone.
+
+    Returns:
+        Ids of the jobs that changed.
+    """
+    archived, failures, releases = [], [], []
+    for settlement in settlements:
+        if isinstance(settlement, Failure):
+            failures.append(settlement)
+        elif isinstance(settlement, Release):
+            releases.append(settlement)
+        else:
+            archived.append(settlement.msg_id)
+    return [
+        *QUEUE.archive(uow.session, archived),
+        *QUEUE.dead_letter(uow.session, failures),
+        *QUEUE.release(uow.session, releases),
+    ]
+
+
+def complete(uow: UnitOfWork, msg_id: int) -> None:
+    """Archive a message whose work another slice did, e.g. an agent run."""
+    QUEUE.archive(uow.session, [msg_id])
+
+
+def fail(uow: UnitOfWork, msg_id: int, reason: str) -> None:
+    """Move a message whose work failed in another slice to the dead letters."""
+    QUEUE.bury(uow.session, msg_id, reason)
+
+
+def hold(uow: UnitOfWork, msg_id: int, seconds: float) -> None:
+    """Keep a message hidden while another slice works on it."""
+    QUEUE.set_vt(uow.session, msg_id, seconds)
+
+
+def deadlines(session: Session, receipts: Sequence[Receipt]) -> dict[Receipt, float]:
+    """Return the seconds until redelivery of those deliveries that are still the latest."""
+    found = QUEUE.deadlines(session, [receipt.msg_id for receipt in receipts])
+    return {
+        receipt: found[receipt.msg_id][1]
+        for receipt in receipts
+        if found.get(receipt.msg_id, (0, 0.0))[0] == receipt.read_ct
+    }
+
+
+def apps_with_visible_jobs(session: Session) -> list[str]:
+    """Return the apps for which a turn would find something."""
+    return sorted({lane[0] for lane in QUEUE.visible_lanes(session)})
+
+
+def queued_crons(session: Session, cron_ids: Collection[UUID]) -> set[UUID]:
+    """Return those crons of which the queue holds a message, waiting or in flight."""
+    return repository.queued_crons(session, cron_ids)
+
+
+def prune(uow: UnitOfWork, jobs: JobSettings) -> int:
+    """Delete a bounded number of old archived jobs, dead letters and keys; return how many."""
+    repository.drop_keys(uow.session)
+    return QUEUE.prune(
+        uow.session,
+        archive_s=jobs.archive_days * 86400 or None,
+        dead_s=jobs.dead_letter_days * 86400 or None,
+    )
+
+
+__all__ = ["Assignment", "Delivery", "Enqueued", "NewJob", "State", "TakenBatch"]

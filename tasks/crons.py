@@ -1,0 +1,17 @@
+"""Tasks of the crons slice."""
+
+from __future__ import annotations
+
+from app.core.platform import Platform
+from app.crons import firing
+from app.crons.messages import FireCrons
+from tasks.base import task
+
+
+@task(FireCrons)
+def fire(platform: Platform) -> None:
+    """Turn due ticks into jobs, batch by batch, until none is left."""
+    fired = firing.BATCH
+    while fired == firing.BATCH:
+        with platform.uow() as uow:
+            fired = firing.fire(uow)

@@ -1,0 +1,126 @@
+"""What app processes may ask of the platform while they work on a call.
+
+Each operation runs on a thread of the node, in a transaction of its own, through the same
+services as the HTTP edge, with the rights of the call it names.
+
+Source: REST contract part 30, sections 4.3 and 4.4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import structlog
+from marshmallow import ValidationError
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.core.actor import Actor, Source
+from app.core.errors import AppError, Forbidden, Invalid
+from app.data import service as data_service
+from app.http.errors import translate_database_error
+from app.jobs import service as jobs_service
+from tasks.calls import OpenCall
+from workers_runtime.client import Reply
+from workers_runtime.protocol import CallKind, JSONObject
+
+if TYPE_CHECKING:
+    from tasks.node import Node
+
+log = structlog.get_logger(__name__)
+
+Operation = Callable[["Node", OpenCall, JSONObject], JSONObject]
+
+
+def perform(node: Node, call: OpenCall, message: JSONObject, reply: Reply) -> None:
+    """Carry out one operation and answer it, whatever happens."""
+    operation = OPERATIONS.get(str(message.get("type")))
+    if operation is None:
+        reply({"error": f"unsupported operation: {message.get('type')}"})
+        return
+    if call.over:
+        reply({"error": "call is over"})
+        return
+    try:
+        answer = operation(node, call, message)
+    except AppError as exc:
+        answer = {"error": exc.message}
+    except ValidationError as exc:
+        answer = {"error": str(exc.messages)}
+    except SQLAlchemyError as exc:
+        known = translate_database_error(exc, {})
+        if known is None:
+            log.exception("operation_failed", operation=message.get("type"), app_id=call.app_id)
+        answer = {"error": "internal error" if known is None else known.message}
+    except Exception:
+        log.exception("operation_failed", operation=message.get("type"), app_id=call.app_id)
+        answer = {"error": "internal error"}
+    reply(answer)
+
+
+def _collection_op(node: Node, call: OpenCall, message: JSONObject) -> JSONObject:
+    options = message.get("options")
+    with node.platform.uow() as uow:
+        result = data_service.collection_op(
+            uow,
+            None if call.actor is None else call.actor.via(Source.COLLECTION),
+            app_id=call.app_id,
+            op=_text(message, "op"),
+            entity=_text(message, "entity"),
+            data=message.get("data"),
+            options=options if isinstance(options, dict) else {},
+            unrestricted=call.unrestricted,
+        )
+    return {"result": result}
+
+
+def _job_enqueue(node: Node, call: OpenCall, message: JSONObject) -> JSONObject:
+    actor = _user(call, "enqueue requires an authenticated caller")
+    delay = message.get("delay") or 0
+    if isinstance(delay, bool) or not isinstance(delay, int | float):
+        raise Invalid("delay must be a number of seconds")
+    with node.platform.uow() as uow:
+        made = jobs_service.enqueue(
+            uow,
+            actor,
+            app_id=call.app_id,
+            payload=message.get("payload", {}),
+            delay_s=int(delay),
+            source="worker",
+        )
+    return {"msg_id": made.msg_id}
+
+
+def _job_extend(node: Node, call: OpenCall, message: JSONObject) -> JSONObject:
+    job_id = str(message.get("job_id", ""))
+    if call.kind is not CallKind.JOB or str(call.message.get("id")) != job_id:
+        raise Forbidden("only the job of this call can be extended")
+    seconds = message.get("seconds")
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+        raise Invalid("seconds must be 1-3600")
+    with node.platform.uow() as uow:
+        jobs_service.extend(uow, app_id=call.app_id, msg_id=int(job_id), seconds=seconds)
+    return {"ok": True}
+
+
+def _user(call: OpenCall, otherwise: str) -> Actor:
+    """Return the caller of a call; there must be one."""
+    if call.actor is None or call.actor.user_id is None:
+        raise Forbidden(otherwise)
+    return replace(call.actor)
+
+
+def _text(message: JSONObject, name: str) -> str:
+    value = message.get(name)
+    if not isinstance(value, str):
+        raise Invalid(f"field '{name}' must be a string")
+    return value
+
+
+OPERATIONS: Mapping[str, Operation] = {
+    "collection_op": _collection_op,
+    "job_enqueue": _job_enqueue,
+    "job_extend": _job_extend,
+}
+"""Operation by message type. Logs and events never come here: the runtime handles them."""

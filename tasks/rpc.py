@@ -1,0 +1,108 @@
+"""RPC on the node's side: hand the calls over and return; answers go out by callback."""
+
+from __future__ import annotations
+
+import json
+import time
+from concurrent.futures import Future
+from dataclasses import replace
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy.orm import Session
+
+from app.core.actor import Actor
+from app.core.errors import NotFound
+from app.core.permissions import Permissions
+from app.core.platform import Platform
+from app.core.replies import Reply
+from app.rbac import service as rbac_service
+from app.workers.host import CallOutcome, OutcomeKind
+from app.workers.messages import CallRPC
+from app.workers.rpc import NO_APP, Call
+from tasks.base import task
+from tasks.node import Node, current_node
+from workers_runtime.protocol import CallKind
+
+Actors = dict[tuple[str, str], Actor | None]
+
+
+@task(CallRPC, acks_late=False)
+def call(
+    platform: Platform,
+    app_id: str,
+    reply_to: str,
+    calls: list[list[Any]],  # Any: JSON values
+) -> None:
+    """Hand calls of one app to its process; no thread waits for their answers."""
+    node = current_node()
+    entries = [Call(*fields) for fields in calls]
+    for entry in entries:
+        node.outgoing.take(reply_to, entry.question)
+    try:
+        actors = _read(platform, node, app_id, entries)
+    except NotFound as exc:
+        for entry in entries:
+            _answer(node, reply_to, entry.question, NO_APP, exc.message)
+        return
+    for entry in entries:
+        _hand_over(node, app_id, reply_to, entry, actors[entry.user_id, entry.app_scope])
+
+
+def _read(platform: Platform, node: Node, app_id: str, entries: list[Call]) -> Actors:
+    """Read the app's wanted state and the rights of every caller, as they are now.
+
+    Raises:
+        NotFound: the app is not installed.
+    """
+    actors: Actors = {("", ""): None}
+    # Single statements that need not agree with one another: no transaction saves two of the
+    # five round trips.
+    with Session(platform.engine.execution_options(isolation_level="AUTOCOMMIT")) as session:
+        node.catalog.read(session, app_id)
+        for entry in entries:
+            key = (entry.user_id, entry.app_scope)
+            if key not in actors:
+                actors[key] = _limited(
+                    rbac_service.load_actor(session, UUID(entry.user_id)), entry.app_scope
+                )
+    return actors
+
+
+def _limited(actor: Actor | None, app_scope: str) -> Actor | None:
+    """Return an actor with the rights a caller token limited to one app has."""
+    if actor is None or not app_scope:
+        return actor
+    within = Permissions.of({f"app:{app_scope}:*"})
+    permissions = actor.permissions.intersect(within)
+    return replace(actor, permissions=permissions, app_scope=app_scope)
+
+
+def _hand_over(node: Node, app_id: str, reply_to: str, entry: Call, actor: Actor | None) -> None:
+    def answer(done: Future[CallOutcome]) -> None:
+        outcome = done.result()
+        node.outgoing.answer(
+            reply_to, entry.question, lambda: _reply(node, entry.question, outcome)
+        )
+
+    if entry.user_id and actor is None:
+        _answer(node, reply_to, entry.question, OutcomeKind.ENDED, "account not available")
+        return
+    message = {"method": entry.method, "params": entry.params}
+    lifetime_s = max(0.0, entry.deadline - time.time())
+    node.call(app_id, CallKind.RPC, message, actor=actor, lifetime_s=lifetime_s).add_done_callback(
+        answer
+    )
+
+
+def _answer(node: Node, reply_to: str, question: str, kind: str, text: str) -> None:
+    reply = Reply(question, node.identity, kind, text)
+    node.outgoing.answer(reply_to, question, lambda: reply)
+
+
+def _reply(node: Node, question: str, outcome: CallOutcome) -> Reply:
+    body = b""
+    if outcome.ok:
+        text = json.dumps(outcome.value, separators=(",", ":"), ensure_ascii=False)
+        body = text.encode("utf-8", "replace")
+    return Reply(question, node.identity, outcome.kind.value, outcome.error, body)
