@@ -6,7 +6,7 @@ from redis import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from app.apps.events import AppUninstalled
+from app.apps.events import AppInstalled, AppUninstalled
 from app.auth.events import UserCreated, UserDeleted, UserDeleting
 from app.core.crypto import Cipher
 from app.core.db import make_engine
@@ -15,6 +15,9 @@ from app.core.messaging import Publisher
 from app.core.platform import Platform
 from app.core.replies import Replies
 from app.core.uow import UnitOfWorkFactory
+from app.crons import service as crons_service
+from app.jobs import service as jobs_service
+from app.jobs.turns import TurnPublisher, Turns
 from app.rbac import service as rbac_service
 from app.secrets import service as secrets_service
 from app.secrets.events import PlatformSecretChanged
@@ -31,12 +34,15 @@ def bootstrap(settings: Settings, publisher: Publisher, *, process: str) -> Plat
         process: `web`, `worker` or `beat`; names the connections in Postgres.
     """
     engine = make_engine(settings.database, application_name=f"trellis-{process}")
+    redis = make_redis(settings)
+    turns = Turns(redis, per_app=settings.jobs.turns_per_app)
+    publisher = TurnPublisher(publisher, turns)
     return Platform(
         settings=settings,
         engine=engine,
         uow=UnitOfWorkFactory(engine, publisher, subscriptions()),
         publisher=publisher,
-        redis=make_redis(settings),
+        redis=redis,
         cipher=Cipher(settings.auth.master_key),
         replies=Replies(settings.redis.url, settings.redis.timeout.total_seconds()),
     )
@@ -50,6 +56,9 @@ def subscriptions() -> Subscriptions:
     listed.add(UserDeleted, workers_service.end_calls_of_user)
     listed.add(AppUninstalled, workers_service.forget_app)
     listed.add(AppUninstalled, secrets_service.forget_app)
+    listed.add(AppInstalled, crons_service.sync_manifest)
+    listed.add(AppUninstalled, crons_service.forget_app)
+    listed.add(AppUninstalled, jobs_service.forget_app)
     listed.add(PlatformSecretChanged, workers_service.restart_for_secret)
     return listed
 

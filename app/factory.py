@@ -14,10 +14,12 @@ from app.apps import routes as apps_routes
 from app.auth import routes as auth_routes
 from app.auth.oidc import routes as oidc_routes
 from app.core.platform import Platform
+from app.crons import routes as crons_routes
 from app.data import routes as data_routes
 from app.http import errors, health
 from app.http.api import Api, make_api
 from app.http.views import ACTOR_LOADER, PLATFORM
+from app.jobs import routes as jobs_routes
 from app.rbac import routes as rbac_routes
 from app.rbac import service as rbac_service
 from app.secrets import routes as secrets_routes
@@ -62,6 +64,8 @@ def _register_slices(app: Flask, api: Api) -> None:
     api.register_blueprint(rbac_routes.blp)
     api.register_blueprint(apps_routes.blp)
     api.register_blueprint(data_routes.blp)
+    api.register_blueprint(jobs_routes.blp)
+    api.register_blueprint(crons_routes.blp)
     api.register_blueprint(secrets_routes.blp)
     api.register_blueprint(workers_routes.blp)
     app.extensions[ACTOR_LOADER] = rbac_service.load_actor

@@ -7,7 +7,9 @@ from app.audit import security_models
 from app.auth import models as auth_models
 from app.core import vault
 from app.core.db import Base
+from app.crons import models as crons_models
 from app.data import models as data_models
+from app.jobs import models as jobs_models
 from app.rbac import models as rbac_models
 from app.workers import models as workers_models
 
@@ -15,7 +17,9 @@ __all__ = [
     "Base",
     "apps_models",
     "auth_models",
+    "crons_models",
     "data_models",
+    "jobs_models",
     "rbac_models",
     "security_models",
     "vault",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from typing import Any
@@ -12,10 +13,10 @@ from app.bootstrap import bootstrap
 from app.core.messaging import CeleryPublisher, make_celery
 from config.logging import configure_logging
 from config.settings import AppEnv, Settings, load_settings
-from tasks import base, rpc, workers
+from tasks import auth, base, crons, jobs, maintenance, rpc, workers
 from tasks.node import NodeStep
 
-MODULES = (rpc, workers)
+MODULES = (auth, crons, jobs, maintenance, rpc, workers)
 """Modules that declare tasks; importing them is what counts."""
 
 
@@ -27,6 +28,7 @@ def build(settings: Settings, *, process: str) -> Celery:
     base.register_all(celery)
     if process == "worker":
         celery.steps["worker"].add(NodeStep)
+        celery.steps["worker"].add(jobs.JobPumpStep)
     return celery
 
 
@@ -39,6 +41,9 @@ def _configure_logging(**_kwargs: Any) -> None:  # Any: Celery's signal argument
     configure_logging(
         _process(), json=_settings.env is AppEnv.PRODUCTION, level=_settings.logging.level
     )
+    # Two lines per task, which is two lines per RPC; failures are logged above this level.
+    for name in ("celery.worker.strategy", "celery.app.trace"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 _settings = load_settings(os.environ)  # noqa: TID251 - this is the composition root

@@ -9,7 +9,6 @@ Source: REST contract part 30, sections 1, 3 and 15; ADR 0003.
 from __future__ import annotations
 
 import os
-import re
 import secrets
 import threading
 import time
@@ -64,7 +63,8 @@ class Node:
         self.node = name
         self.identity = f"{name}/{secrets.token_hex(6)}"
         self.calls = CallRegister()
-        folder = platform.settings.data_dir / "nodes" / re.sub(r"[^A-Za-z0-9_.-]", "_", name)
+        # Nodes of one machine share bundles, environments and the copied interpreter.
+        folder = platform.settings.data_dir / "runtime"
         self.catalog = Catalog(platform, folder / "archives")
         self.outgoing = Outgoing(
             _redis(platform),
@@ -254,6 +254,7 @@ class Node:
     def start_app(self, app_id: str) -> None:
         """Have a process of what Postgres wants now; see ``DeployHost``."""
         self._await(lambda: self.homes.ensure(app_id, clear=True, adopt=True))
+        self.homes.report()
 
     def _await(self, command: Callable[[], Future[Any]]) -> None:  # Any: a handshake
         workers = self.platform.settings.workers
@@ -274,6 +275,11 @@ class Node:
         self.catalog.forget([app_id])
         self.homes.stop_app(app_id).result(STOP_TIMEOUT_S)
         self.homes.report()
+
+    def forget_app(self, app_id: str) -> None:
+        """Stop an app that was uninstalled and delete its log."""
+        self.stop_app(app_id)
+        self.outgoing.drop_log(app_id)
 
     def refresh(self, app_ids: list[str]) -> None:
         """Compare what runs with what Postgres wants, now."""

@@ -35,7 +35,12 @@ class _Answer:
     make: Callable[[], Reply]
 
 
-_Item = _Answer | LogEntry | None
+@dataclass(frozen=True, slots=True)
+class _Drop:
+    app_id: str
+
+
+_Item = _Answer | LogEntry | _Drop | None
 
 
 class Outgoing:
@@ -82,6 +87,10 @@ class Outgoing:
         for entry in entries:
             self._queue.put(entry)
 
+    def drop_log(self, app_id: str) -> None:
+        """Delete an app's log, after the lines handed over so far."""
+        self._queue.put(_Drop(app_id))
+
     def _run(self) -> None:
         while True:
             batch, ended = self._batch()
@@ -93,8 +102,8 @@ class Outgoing:
             if ended:
                 return
 
-    def _batch(self) -> tuple[list[_Answer | LogEntry], bool]:
-        items: list[_Answer | LogEntry] = []
+    def _batch(self) -> tuple[list[_Item], bool]:
+        items: list[_Item] = []
         try:
             item = self._queue.get(timeout=TELL_AFTER_S)
             while item is not None:
@@ -107,7 +116,7 @@ class Outgoing:
             ended = False
         return items + self._slow(), ended
 
-    def _slow(self) -> list[_Answer | LogEntry]:
+    def _slow(self) -> list[_Item]:
         """Return the notices for questions that take long."""
         now = time.monotonic()
         if now - self._told_at < TELL_AFTER_S:
@@ -119,16 +128,16 @@ class Outgoing:
                 del self._open[question]
         return [_Answer(to, lambda q=q: Reply(q, self.identity, TAKEN)) for q, to in slow]  # type: ignore[misc]
 
-    def _write(self, items: list[_Answer | LogEntry]) -> None:
+    def _write(self, items: list[_Item]) -> None:
         if not items:
             return
         answers: dict[str, list[bytes]] = defaultdict(list)
-        lines: list[LogEntry] = []
+        lines: list[LogEntry | _Drop] = []
         for item in items:
-            if isinstance(item, LogEntry):
-                lines.append(item)
-            else:
+            if isinstance(item, _Answer):
                 answers[item.reply_to].append(item.make().encode())
+            elif item is not None:
+                lines.append(item)
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 self._send(answers, lines)
@@ -138,17 +147,20 @@ class Outgoing:
                 continue
             return
 
-    def _send(self, answers: dict[str, list[bytes]], lines: list[LogEntry]) -> None:
+    def _send(self, answers: dict[str, list[bytes]], lines: list[LogEntry | _Drop]) -> None:
         pipe: Any = self._redis.pipeline(transaction=False)  # Any: redis-py's sync/async union
         for reply_to, elements in answers.items():
             pipe.rpush(reply_to, *elements)
             pipe.expire(reply_to, LIST_TTL_S)
-        for entry in lines:
-            key = logs.KEY_PREFIX + entry.app_id
-            self._numbers[entry.app_id] += 1
-            number = f"{self.identity}:{self._numbers[entry.app_id]}"
-            fields = logs.fields_of(entry, node=self._node, number=number)
+        for line in lines:
+            key = logs.KEY_PREFIX + line.app_id
+            if isinstance(line, _Drop):
+                pipe.delete(key)
+                continue
+            self._numbers[line.app_id] += 1
+            number = f"{self.identity}:{self._numbers[line.app_id]}"
+            fields = logs.fields_of(line, node=self._node, number=number)
             pipe.xadd(key, fields, maxlen=self._log_buffer, approximate=False)
-        for app_id in {entry.app_id for entry in lines}:
+        for app_id in {line.app_id for line in lines}:
             pipe.expire(logs.KEY_PREFIX + app_id, logs.TTL_S)
         pipe.execute()

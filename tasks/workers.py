@@ -18,6 +18,7 @@ from app.workers import activation
 from app.workers import service as workers_service
 from app.workers.messages import (
     END_USER,
+    FORGET,
     REFRESH,
     STOP,
     ActivateDeployment,
@@ -65,7 +66,6 @@ def start(platform: Platform, app_id: str, question: str, reply_to: str) -> None
 
     def work() -> None:
         node.start_app(app_id)
-        node.homes.report()
         platform.publisher.publish([ControlWorkers(REFRESH, [app_id])])
 
     _answered(node, reply_to, question, work)
@@ -127,6 +127,9 @@ def _carry_out(node: Node, action: str, subjects: list[str]) -> None:
     if action == STOP:
         for app_id in subjects:
             node.stop_app(app_id)
+    elif action == FORGET:
+        for app_id in subjects:
+            node.forget_app(app_id)
     elif action == REFRESH:
         node.refresh(subjects)
     elif action == END_USER:

@@ -26,6 +26,13 @@ MAX_COMPONENT_BYTES = 255
 MAX_KEPT_BYTES = 1024 * 1024
 MAX_HEADER_BYTES = 1024 * 1024
 CHUNK_BYTES = 1 << 18
+HEADER_TYPES = (
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)
 
 PYTHON_ENTRY_POINTS = ("worker.py", "main.py", "src/worker.py", "src/main.py")
 JS_ENTRY_POINTS = (
@@ -193,11 +200,7 @@ class _Member(tarfile.TarInfo):
     """A member whose extended headers are small; tarfile reads those whole into memory."""
 
     def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
-        if self.type not in tarfile.SUPPORTED_TYPES or self.type in tarfile.REGULAR_TYPES:
-            limit = None
-        else:
-            limit = MAX_HEADER_BYTES
-        if limit is not None and self.size > limit:
+        if self.type in HEADER_TYPES and self.size > MAX_HEADER_BYTES:
             raise ArchiveError("archive too large: an entry header is over 1 MB")
         return super()._proc_member(tar)  # type: ignore[misc,no-any-return]
 

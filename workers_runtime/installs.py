@@ -30,7 +30,13 @@ OUTPUT_CHARS = 4000
 LOCAL_REFERENCE = re.compile(
     rb"^\s*(-[erc]|--(editable|requirement|constraint)|\.|/|file:)", re.MULTILINE
 )
-JS_FILES = ("package.json", "package-lock.json", "npm-shrinkwrap.json", "bun.lock", "bun.lockb")
+JS_FILES = (
+    *("package.json", "package-lock.json", "npm-shrinkwrap.json", "bun.lock", "bun.lockb"),
+    *(".npmrc", "bunfig.toml"),
+)
+JS_LOCAL_REFERENCE = re.compile(
+    rb'"(file|link|workspace):|"(workspaces|(pre|post)?install|prepare)"\s*:'
+)
 
 
 class Installer:
@@ -99,6 +105,8 @@ class Installer:
         for name in JS_FILES:
             path = bundle / name
             digest.update(name.encode() + (path.read_bytes() if path.is_file() else b"\0"))
+        if _has_local_packages(bundle):
+            digest.update(bundle.name.encode())
         target = self._places.environment_folder(app_id) / f"js-{digest.hexdigest()[:24]}"
         async with self._lock(target):
             if not (target / COMPLETE).exists():
@@ -183,6 +191,9 @@ class Installer:
 
     @staticmethod
     def _npm_install(argv: list[str], target: Path, source: Path) -> tuple[list[str], Path]:
+        if _has_local_packages(source):
+            # Links and scripts of such an install need the app's own files beside them, for good.
+            shutil.copytree(source, target, symlinks=True, dirs_exist_ok=True)
         for name in JS_FILES:
             if (source / name).is_file():
                 shutil.copyfile(source / name, target / name)
@@ -312,6 +323,11 @@ class _Tail:
         assert process.stdout is not None  # noqa: S101  # a pipe was asked for
         while chunk := await process.stdout.read(1 << 16):
             self.add(chunk)
+
+
+def _has_local_packages(folder: Path) -> bool:
+    """Say whether a ``package.json`` refers to other files of its bundle."""
+    return JS_LOCAL_REFERENCE.search((folder / "package.json").read_bytes()) is not None
 
 
 def _kill_group(pid: int) -> None:

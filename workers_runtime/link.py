@@ -102,7 +102,8 @@ class RuntimeLink:
             try:
                 self._serve_one()
             except (OSError, ProtocolError, TimeoutError) as exc:
-                log.warning("runtime_link_failed", extra={"reason": str(exc)})
+                if not self._stopping.is_set():
+                    log.warning("runtime_link_failed", extra={"reason": str(exc)})
             failures = 0 if time.monotonic() - began > STABLE_AFTER_S else failures + 1
             if not self._stopping.is_set():
                 log.warning("runtime_restarting", extra={"failures": failures})

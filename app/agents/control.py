@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
@@ -41,15 +41,23 @@ class Control:
 
     Args:
         run_id: the root run.
+        owner: name under which the run is held.
         limit_s: seconds it may still work.
         shown_limit: the limit named in the error.
         job_id: the queue message to keep hidden meanwhile.
     """
 
     def __init__(
-        self, run_id: UUID, *, limit_s: float, shown_limit: float, job_id: int | None = None
+        self,
+        run_id: UUID,
+        owner: str,
+        *,
+        limit_s: float,
+        shown_limit: float,
+        job_id: int | None = None,
     ) -> None:
         self.run_id = run_id
+        self.owner = owner
         self.job_id = job_id
         self.cancelled = threading.Event()
         self._stopping = threading.Event()
@@ -107,17 +115,25 @@ class Keeper:
 
     Args:
         platform: the process's platform.
-        owner: name of this process; unique for each of its lives.
+        name: of this process, for people who look at rows.
     """
 
-    def __init__(self, platform: Platform, owner: str) -> None:
+    def __init__(self, platform: Platform, name: str) -> None:
         self._platform = platform
-        self.owner = owner
+        self._name = name
         self._controls: dict[UUID, Control] = {}
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._stopping = False
         self._slots = platform.settings.agents.runs_per_node
+
+    def new_owner(self) -> str:
+        """Return the name to hold one run under; never used twice.
+
+        A run that comes back to this process after it was given up has another one, so that
+        whoever worked on it before notices.
+        """
+        return f"{self._name}/{uuid4().hex}"
 
     @contextmanager
     def slot(self) -> Iterator[bool]:
@@ -175,7 +191,7 @@ class Keeper:
     def _look(self, controls: list[Control], *, beat: bool) -> None:
         with self._platform.uow() as uow:
             if beat:
-                repository.beat(uow.session, [self.owner])
+                repository.beat(uow.session, [control.owner for control in controls])
                 hidden_s = self._platform.settings.jobs.visibility_timeout.total_seconds()
                 for control in controls:
                     if control.job_id is not None:

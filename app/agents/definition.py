@@ -252,7 +252,7 @@ def _rate_limit(given: Any, path: str) -> JSONObject:  # Any: a JSON value
     if not isinstance(given, dict):
         raise invalid(path, "must be an object")
     most = given.get("max")
-    if not _is_int(most) or most < 1:
+    if not isinstance(most, int) or isinstance(most, bool) or most < 1:
         raise invalid(f"{path}.max", "must be an integer from 1")
     window = given.get("window")
     text = str(window) if _is_int(window) else window

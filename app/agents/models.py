@@ -132,6 +132,7 @@ class AgentRun(Base):
     parent_run_id: Mapped[UUID | None] = mapped_column(
         ForeignKey(RUNS_ID, ondelete="CASCADE"), index=True
     )
+    parent_call_id: Mapped[UUID | None] = mapped_column(unique=True)
     root_app_id: Mapped[str] = mapped_column(Text)
     invoker_id: Mapped[UUID | None]
     source: Mapped[str] = mapped_column(Text)

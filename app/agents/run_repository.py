@@ -11,6 +11,7 @@ from sqlalchemy import func, select, text, update
 from sqlalchemy.orm import Session
 
 from app.agents.models import (
+    Agent,
     AgentApproval,
     AgentEvent,
     AgentMessage,
@@ -48,7 +49,7 @@ def children(session: Session, run_id: UUID, *, lock: bool = False) -> list[Agen
 def child_of_call(session: Session, call_id: UUID) -> AgentRun | None:
     """Return the run that a call of ``invoke_agent`` started."""
     return session.scalar(
-        select(AgentRun).where(AgentRun.state_data["parent_call"].astext == str(call_id))
+        select(AgentRun).where(AgentRun.parent_call_id == call_id)
     )
 
 
@@ -135,7 +136,7 @@ def link_calls(session: Session, run_id: UUID, message_id: UUID) -> None:
 def lock_rates(session: Session, app_id: str) -> None:
     """Let one call of an agent at a time look at its rate limits, until the transaction ends."""
     session.execute(
-        select(func.pg_advisory_xact_lock(0x7461, func.hashtext(app_id)))
+        select(Agent.app_id).where(Agent.app_id == app_id).with_for_update(key_share=True)
     )
 
 
@@ -265,7 +266,7 @@ def queued_runs(session: Session, older_than_s: float) -> list[tuple[UUID, datet
     query = select(
         AgentRun.id, AgentRun.queued_at, age > text(f"interval '{float(older_than_s)} seconds'")
     ).where(AgentRun.parent_run_id.is_(None), AgentRun.state == "queued")
-    return [tuple(row) for row in session.execute(query)]
+    return [(row[0], row[1], row[2]) for row in session.execute(query)]
 
 
 def parked_without_questions(session: Session) -> list[UUID]:

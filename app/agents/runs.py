@@ -71,9 +71,7 @@ class Run:
         return self.source in {"cron", "hook", "webhook"}
 
 
-def take(
-    platform: Platform, run_id: UUID, owner: str, *, states: tuple[str, ...] = ("queued",)
-) -> Run | None:
+def take(platform: Platform, run_id: UUID, owner: str) -> Run | None:
     """Make a waiting run this worker's own.
 
     Returns:
@@ -81,20 +79,26 @@ def take(
     """
     with platform.uow() as uow:
         row = repository.run(uow.session, run_id, lock=True)
-        if row is None or row.state not in states:
+        if row is None or row.state != "queued":
             return None
         if row.cancel_requested:
             end(platform, uow, row, "cancelled", error=CANCELLED)
             return None
-        row.state = "running"
-        row.owner = owner
-        row.heartbeat_at = func.now()
-        if row.started_at is None:
-            row.started_at = func.now()
-        repository.set_session_status(uow.session, row.session_id, "running")
-        uow.session.flush()
-        stored = repository.last_event(uow.session, run_id)
-        return _held(row, owner, streams.next_start(platform.redis, run_id, stored))
+        return hold(platform, uow, row, owner)
+
+
+def hold(platform: Platform, uow: UnitOfWork, row: AgentRun, owner: str) -> Run:
+    """Make a locked run its worker's own and return what it needs to know."""
+    row.state = "running"
+    row.owner = owner
+    row.heartbeat_at = func.now()
+    if row.started_at is None:
+        row.started_at = func.now()
+    repository.set_session_status(uow.session, row.session_id, "running")
+    # The row's own values are read right away.
+    uow.session.flush()
+    stored = repository.last_event(uow.session, row.id)
+    return _held(row, owner, streams.next_start(platform.redis, row.id, stored))
 
 
 def _held(row: AgentRun, owner: str, seq: int) -> Run:
@@ -146,6 +150,9 @@ def park(uow: UnitOfWork, row: AgentRun, *, elapsed_s: float) -> None:
 
 def requeue(uow: UnitOfWork, row: AgentRun, *, elapsed_s: float = 0.0) -> None:
     """Hand a run on: the next free worker takes it up."""
+    for child in repository.children(uow.session, row.id):
+        if child.state == "running":
+            requeue(uow, child)
     row.state = "queued"
     row.owner = None
     row.queued_at = func.now()

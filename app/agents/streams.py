@@ -109,7 +109,7 @@ def publish(
     fleet |= {"app_id": app_id, "run_id": str(run_id), "_event": kind}
     try:
         with redis.pipeline(transaction=False) as pipe:
-            entry = {"seq": seq, "type": kind, "data": _compact(data)}
+            entry: Any = {"seq": seq, "type": kind, "data": _compact(data)}  # Any: redis-py's dict
             pipe.xadd(name, entry, maxlen=MAX_ENTRIES, approximate=True)
             pipe.expire(name, TTL_S if kind in TERMINAL else IDLE_TTL_S)
             pipe.publish(FLEET, _compact(fleet))

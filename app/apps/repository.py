@@ -26,6 +26,11 @@ def exists(session: Session, app_id: str) -> bool:
     return session.execute(found).first() is not None
 
 
+def has_agent(session: Session, app_id: str) -> bool:
+    """Tell whether an agent is registered for the app."""
+    return bool(session.scalar(select(App.has_agent).where(App.id == app_id)))
+
+
 def manifest(session: Session, app_id: str) -> dict[str, Any] | None:  # Any: JSON values
     """Return an installed app's manifest."""
     return session.execute(

@@ -96,6 +96,11 @@ def manifest_of(session: Session, app_id: str) -> dict[str, Any]:  # Any: JSON v
     return found
 
 
+def has_agent(session: Session, app_id: str) -> bool:
+    """Tell whether an agent is registered for the app."""
+    return repository.has_agent(session, app_id)
+
+
 def mark_agent(uow: UnitOfWork, app_id: str, *, registered: bool) -> None:
     """Remember whether an agent is registered for the app."""
     repository.change(uow.session, app_id, {"has_agent": registered})

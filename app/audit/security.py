@@ -5,11 +5,14 @@ Written in the transaction of the change itself, so a change without its entry c
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import insert
+from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
 from app.audit.security_models import SecurityEvent
@@ -33,6 +36,7 @@ class SecurityEventKind(StrEnum):
     ROLE_REVOKED = "role_revoked"
     PROVIDER_SAVED = "provider_saved"
     PROVIDER_DELETED = "provider_deleted"
+    APPROVAL_DECIDED = "approval_decided"
 
 
 def record(
@@ -63,3 +67,46 @@ def record(
             details=details,
         )
     )
+
+
+@dataclass(frozen=True, slots=True)
+class SecurityEntry:
+    """One entry of the security log."""
+
+    id: int
+    occurred_at: datetime
+    event: str
+    actor_uid: UUID | None
+    subject_uid: UUID | None
+    client_address: str | None
+    details: Mapping[str, Any]  # Any: JSON values
+
+
+def list_entries(
+    session: Session, *, limit: int, before: int | None = None, event: str | None = None
+) -> list[SecurityEntry]:
+    """Return entries, newest first.
+
+    Args:
+        session: any session.
+        limit: how many at most.
+        before: only entries with a smaller id (paging).
+        event: only entries of this kind.
+    """
+    query = select(SecurityEvent).order_by(SecurityEvent.id.desc()).limit(limit)
+    if before is not None:
+        query = query.where(SecurityEvent.id < before)
+    if event is not None:
+        query = query.where(SecurityEvent.event == event)
+    return [
+        SecurityEntry(
+            id=row.id,
+            occurred_at=row.occurred_at,
+            event=row.event,
+            actor_uid=row.actor_uid,
+            subject_uid=row.subject_uid,
+            client_address=row.client_address,
+            details=row.details,
+        )
+        for row in session.scalars(query)
+    ]

@@ -44,11 +44,23 @@ class PasswordHasher:
         """Return the PHC string of a password."""
         return self._work(lambda: self._argon2.hash(password))
 
-    def verify(self, stored: str | None, password: str) -> bool:
-        """Tell whether a password fits; takes the same time when there is no hash."""
+    def verify(
+        self,
+        stored: str | None,
+        password: str,
+        *,
+        admit: Callable[[], None] = lambda: None,
+    ) -> bool:
+        """Tell whether a password fits; takes the same time when there is no hash.
+
+        Args:
+            stored: the PHC string, or None.
+            password: what was typed.
+            admit: called when it is this password's turn; may raise.
+        """
         if len(password.encode()) > MAX_PASSWORD_BYTES:
             stored, password = None, ""
-        fits = self._work(lambda: self._matches(stored or DUMMY_HASH, password))
+        fits = self._work(lambda: self._matches(stored or DUMMY_HASH, password), admit)
         return fits and stored is not None
 
     def is_outdated(self, stored: str) -> bool:
@@ -61,8 +73,9 @@ class PasswordHasher:
         except (VerificationError, InvalidHashError):
             return False
 
-    def _work(self, function: Callable[[], T]) -> T:
+    def _work(self, function: Callable[[], T], admit: Callable[[], None] = lambda: None) -> T:
         with self._slots:
+            admit()
             return run_off_loop(function)
 
 

@@ -18,6 +18,7 @@ from app.auth.schemas import (
     Registered,
     UserOut,
 )
+from app.auth.throttle import Throttle
 from app.core.ids import parse_uuid
 from app.http import gates
 from app.http.api import PREFIX, Blueprint
@@ -30,7 +31,16 @@ NO_STORE = {"Cache-Control": "no-store"}
 Body = dict[str, Any]  # Any: what the schema loaded
 
 
-class AuthView(View):
+class CredentialView(View):
+    """A view that is shown a credential."""
+
+    @property
+    def throttle(self) -> Throttle:
+        """The brake on guessing."""
+        return Throttle(self.platform.redis, enabled=self.platform.settings.auth.throttle)
+
+
+class PasswordView(CredentialView):
     """A view that works with passwords: no transaction is open while one is hashed."""
 
     transactional = False
@@ -42,7 +52,7 @@ class AuthView(View):
 
 
 @blp.route(f"{PREFIX}/auth/register")
-class Registration(AuthView):
+class Registration(PasswordView):
     """New accounts."""
 
     @gates.public
@@ -62,7 +72,7 @@ class Registration(AuthView):
 
 
 @blp.route(f"{PREFIX}/auth/login")
-class LoginView(AuthView):
+class LoginView(PasswordView):
     """Sign-in by password."""
 
     @gates.public
@@ -75,6 +85,7 @@ class LoginView(AuthView):
             self.platform.uow,
             self.platform.settings.auth,
             self.hasher,
+            self.throttle,
             client_address=request.remote_addr,
             **body,
         )
@@ -82,7 +93,7 @@ class LoginView(AuthView):
 
 
 @blp.route(f"{PREFIX}/auth/refresh")
-class Refresh(View):
+class Refresh(CredentialView):
     """New access tokens."""
 
     @gates.public
@@ -91,7 +102,8 @@ class Refresh(View):
     @blp.doc(summary="Get a new access token")
     def post(self, body: Body) -> Any:
         """Return a new access token for a live session."""
-        return service.refresh(self.uow, self.platform.settings.auth, **body), NO_STORE
+        with self.throttle.attempt(request.remote_addr):
+            return service.refresh(self.uow, self.platform.settings.auth, **body), NO_STORE
 
 
 @blp.route(f"{PREFIX}/auth/logout")

@@ -22,6 +22,7 @@ from app.auth import identities, repository, tokens
 from app.auth.events import UserCreated, UserDeleted, UserDeleting
 from app.auth.models import User
 from app.auth.passwords import PasswordHasher
+from app.auth.throttle import Throttle
 from app.core.actor import Actor, Kind
 from app.core.clock import utc_now
 from app.core.errors import Conflict, Forbidden, Invalid, NotFound, Unauthenticated
@@ -32,6 +33,7 @@ from config.settings import AuthSettings
 
 log = structlog.get_logger(__name__)
 
+WRONG_CREDENTIALS = "invalid email or password"
 STATE_TTL = timedelta(minutes=10)
 NONCE_TTL = timedelta(seconds=30)
 
@@ -127,6 +129,7 @@ def login(
     open_uow: UnitOfWorkFactory,
     auth: AuthSettings,
     hasher: PasswordHasher,
+    throttle: Throttle,
     *,
     email: str,
     password: str,
@@ -136,33 +139,25 @@ def login(
 
     Raises:
         Forbidden: password login is turned off.
+        TooMany: too many failures lately.
         Unauthenticated: unknown or disabled account, no password set, or a wrong one; all of
             them with the same text and in comparable time.
     """
     if auth.disable_password_login:
         raise Forbidden("password login is turned off")
     address = email.strip().lower()
-    with open_uow() as uow:
-        user = repository.user_by_email(uow.session, address) if "\0" not in address else None
-    stored = user.password_hash if user is not None and _may_sign_in(user) else None
-    if not hasher.verify(stored, password) or user is None or stored is None:
-        _log_failed_login(open_uow, address, user, client_address)
-        raise Unauthenticated("invalid email or password")
-    renewed = hasher.hash(password) if hasher.is_outdated(stored) else None
-    with open_uow() as uow:
-        current = find_enabled(uow.session, user.id)
-        if current is None:
-            raise Unauthenticated("invalid email or password")
-        if renewed is not None:
-            repository.set_password_hash(uow.session, user.id, stored, renewed)
-        security.record(
-            uow.session,
-            SecurityEventKind.LOGIN_SUCCEEDED,
-            actor_id=user.id,
-            subject_id=user.id,
-            client_address=client_address,
-        )
-        return start_session(uow, auth, current)
+    with throttle.attempt(client_address, address) as recheck:
+        with open_uow() as uow:
+            user = None if "\0" in address else repository.user_by_email(uow.session, address)
+        stored = user.password_hash if user is not None and _may_sign_in(user) else None
+        if not hasher.verify(stored, password, admit=recheck) or user is None or stored is None:
+            _log_failed_login(open_uow, user, client_address)
+            raise Unauthenticated(WRONG_CREDENTIALS)
+        renewed = hasher.hash(password) if hasher.is_outdated(stored) else None
+        with open_uow() as uow:
+            if renewed is not None:
+                repository.set_password_hash(uow.session, user.id, stored, renewed)
+            return _begin_password_session(uow, auth, user.id, client_address)
 
 
 def start_session(uow: UnitOfWork, auth: AuthSettings, user: Principal) -> Tokens:
@@ -339,8 +334,24 @@ def _may_sign_in(user: User) -> bool:
     return user.kind == Kind.HUMAN and not user.is_system and user.disabled_at is None
 
 
+def _begin_password_session(
+    uow: UnitOfWork, auth: AuthSettings, user_id: UUID, client_address: str | None
+) -> Tokens:
+    current = find_enabled(uow.session, user_id)
+    if current is None:
+        raise Unauthenticated(WRONG_CREDENTIALS)
+    security.record(
+        uow.session,
+        SecurityEventKind.LOGIN_SUCCEEDED,
+        actor_id=user_id,
+        subject_id=user_id,
+        client_address=client_address,
+    )
+    return start_session(uow, auth, current)
+
+
 def _log_failed_login(
-    open_uow: UnitOfWorkFactory, address: str, user: User | None, client_address: str | None
+    open_uow: UnitOfWorkFactory, user: User | None, client_address: str | None
 ) -> None:
     log.info("login_failed", user_id=str(user.id) if user else None)
     with open_uow() as uow:

@@ -62,7 +62,8 @@ def up(port: int, data_dir: Path, procfile: Path | None) -> None:
     Postgres and Valkey are started from installed packages unless DATABASE_URL or REDIS_URL
     name servers.
     """
-    from app.cli.up import Plan, run
+    from app.cli.plan import Plan
+    from app.cli.up import run
 
     plan = Plan(
         data_dir=data_dir.absolute(),

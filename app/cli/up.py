@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import http.client
 import os
 import sys
-import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from honcho.environ import parse_procfile
 
 from app.cli import place
+from app.cli.banner import Banner
 from app.cli.errors import CommandError
 from app.cli.keeper import ServerKeeper
+from app.cli.plan import Plan
 from app.cli.processes import ChildRegister
 from app.cli.release import ReleaseNote
 from app.cli.supervisor import Role, Supervisor
@@ -24,25 +23,7 @@ from config.settings import load_settings
 RELEASE = "release"
 PLACEHOLDERS = {"DATABASE_URL": "postgresql://embedded", "REDIS_URL": "redis://embedded"}
 WARM_SHUTDOWN_S = 30.0
-PROBE_EVERY_S = 0.1
 CLOCK_DELAY_S = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What one run of the platform is made of."""
-
-    data_dir: Path
-    host: str
-    port: int
-    procfile: Path
-    env: Mapping[str, str]
-
-    @property
-    def url(self) -> str:
-        """Where a person on this machine finds the platform."""
-        local = self.host in {"127.0.0.1", "0.0.0.0", "::", "::1"}  # noqa: S104 -- compared only
-        return f"http://{'localhost' if local else self.host}:{self.port}"
 
 
 def run(plan: Plan) -> None:
@@ -70,9 +51,9 @@ def _run(plan: Plan, roles: dict[str, Role], register: ChildRegister) -> None:
     supervisor = Supervisor(list(roles.values()), cwd=plan.procfile.parent, register=register)
     supervisor.catch_signals()
     keeper = ServerKeeper(plan.data_dir, plan.env, supervisor.say)
-    banner = Banner(plan, supervisor)
     try:
         env = _child_env(plan) | keeper.start()
+        banner = Banner(plan, supervisor, env["REDIS_URL"])
         if release and not supervisor.stopping:
             _release(supervisor, release, env, ReleaseNote(plan.data_dir))
         supervisor.run(env, foreign=keeper.pids, on_tick=banner.tick)
@@ -125,48 +106,3 @@ def _child_env(plan: Plan) -> dict[str, str]:
         "TRELLIS_DATA_DIR": str(plan.data_dir),
         "PYTHONUNBUFFERED": "1",
     }
-
-
-class Banner:
-    """Says once where the platform is, as soon as it answers."""
-
-    def __init__(self, plan: Plan, supervisor: Supervisor) -> None:
-        self._plan = plan
-        self._supervisor = supervisor
-        self._next_probe = 0.0
-        self._shown = False
-
-    def tick(self) -> None:
-        """Probe now and then until the web process answers."""
-        late = time.monotonic() >= self._next_probe
-        if self._shown or self._supervisor.stopping or not late:
-            return
-        self._next_probe = time.monotonic() + PROBE_EVERY_S
-        if not self._answers():
-            return
-        self._shown = True
-        for line in self._lines():
-            self._supervisor.say(line)
-
-    def _answers(self) -> bool:
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self._plan.host, self._plan.host)  # noqa: S104 -- compared only
-        connection = http.client.HTTPConnection(host, self._plan.port, timeout=0.5)
-        try:
-            connection.request("GET", "/health")
-            return connection.getresponse().status < 500
-        except (OSError, http.client.HTTPException):
-            return False
-        finally:
-            connection.close()
-
-    def _lines(self) -> list[str]:
-        url = self._plan.url
-        return [
-            f"Trellis is ready at {url}",
-            "Three things to try next:",
-            "1. Create the first account; it becomes the administrator:",
-            f"   curl -s {url}/api/v1/auth/register -H 'Content-Type: application/json' "
-            '-d \'{"email": "you@example.com", "password": "Str0ngPass!x", "displayName": "You"}\'',
-            f"2. Read and try the API in a browser: {url}/api/v1/docs",
-            "3. Install an app from examples/, as the README shows.",
-        ]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from uuid import UUID
 
 from app.core.events import Event
@@ -29,14 +28,3 @@ class CronDeleted(Event):
     cron_id: UUID
     app_id: str
 
-
-@dataclass(frozen=True, slots=True)
-class AgentAppsWanted(Event):
-    """A question to the slice above: which of these apps have an agent?
-
-    Attributes:
-        found: filled by the subscriber.
-    """
-
-    app_ids: Collection[str]
-    found: set[str] = field(default_factory=set, compare=False)

@@ -10,12 +10,13 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import text
+from sqlalchemy.orm import Session
 
+from app.apps import service as apps_service
 from app.auth import service as auth_service
 from app.core.locks import AdvisoryLock, lock
 from app.core.uow import UnitOfWork
 from app.crons import repository, rules
-from app.crons.events import AgentAppsWanted
 from app.crons.repository import DueRun, Outcome
 from app.jobs import service as jobs_service
 from app.jobs.service import NewJob
@@ -28,14 +29,12 @@ BATCH = 1000
 class Routes:
     """Who gets the jobs of each app's crons: its worker or its agent."""
 
-    def __init__(self, uow: UnitOfWork, app_ids: Collection[str]) -> None:
-        asked = AgentAppsWanted(sorted(set(app_ids)))
-        uow.emit(asked)
-        self._with_agent = asked.found
+    def __init__(self, session: Session, app_ids: Collection[str]) -> None:
+        self._with_agent = {a for a in app_ids if apps_service.has_agent(session, a)}
         self._without_code = {
             app_id
-            for app_id in asked.found
-            if not workers_service.wanted(uow.session, app_id).has_code
+            for app_id in self._with_agent
+            if not workers_service.wanted(session, app_id).has_code
         }
 
     def of(self, app_id: str, payload: Any) -> str:  # Any: a JSON value
@@ -104,7 +103,7 @@ def _refused(uow: UnitOfWork, due: Sequence[DueRun]) -> dict[int, Outcome]:
 def _queue(uow: UnitOfWork, due: Sequence[DueRun]) -> list[Outcome]:
     if not due:
         return []
-    routes = Routes(uow, {run.app_id for run in due})
+    routes = Routes(uow.session, {run.app_id for run in due})
     jobs = [
         job_of(run.cron_id, run.app_id, run.payload, run.created_by, routes)
         for run in due

@@ -14,3 +14,11 @@ class FireCrons(Message):
 
     name: ClassVar[str] = "crons.fire"
     queue: ClassVar[Queue] = Queue.CRONS
+
+
+@dataclass(frozen=True, slots=True)
+class PruneHistory(Message):
+    """Delete old runs, archived jobs and dead letters."""
+
+    name: ClassVar[str] = "maintenance.prune"
+    queue: ClassVar[Queue] = Queue.MAINTENANCE

@@ -28,6 +28,7 @@ from app.crons import firing, repository, rules
 from app.crons.events import CronCreated, CronDeleted
 from app.crons.models import CronRun, CronSchedule
 from app.jobs import service as jobs_service
+from config.settings import JobSettings
 
 MAX_RUNS = 500
 MAX_NEXT = 100
@@ -147,7 +148,7 @@ def trigger(uow: UnitOfWork, actor: Actor, *, app_id: str, cron_id: str) -> int:
     owner = cron.created_by
     if owner is None or auth_service.find_enabled(uow.session, owner) is None:
         raise Invalid(firing.NO_OWNER)
-    routes = firing.Routes(uow, [app_id])
+    routes = firing.Routes(uow.session, [app_id])
     msg_id = jobs_service.put(uow, [firing.job_of(cron.id, app_id, cron.payload, owner, routes)])[0]
     repository.add_manual_run(uow.session, cron.id, msg_id)
     return msg_id
@@ -178,6 +179,16 @@ def upcoming(
         times.append(found)
         moment = found
     return times
+
+
+def has_stale_due(session: Session, *, age_s: float) -> bool:
+    """Tell whether a tick waits to be fired for longer than ``age_s`` seconds."""
+    return repository.has_stale_due(session, age_s=age_s)
+
+
+def prune(uow: UnitOfWork, jobs: JobSettings) -> int:
+    """Delete a bounded number of old runs; return how many."""
+    return repository.prune_runs(uow.session, age_s=jobs.cron_run_days * 86400)
 
 
 # --- subscribers -----------------------------------------------------------------------------

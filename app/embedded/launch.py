@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import time
@@ -17,6 +18,14 @@ from app.embedded.errors import EmbeddedError
 LOG_LIMIT_BYTES = 10 * 1024 * 1024
 READY_TIMEOUT_S = 60.0
 POLL_S = 0.01
+
+
+class _LongLived(subprocess.Popen[bytes]):
+    """A child that may outlive its handle, so dropping the handle is no mistake to warn about."""
+
+    def __del__(self) -> None:
+        if self.returncode is not None:
+            super().__del__()
 
 
 class ServerProcess:
@@ -49,7 +58,7 @@ class ServerProcess:
             env: its whole environment; without one it gets hardly any.
         """
         with _open_log(log) as output:
-            child = subprocess.Popen(
+            child = _LongLived(
                 [str(part) for part in command],
                 stdin=subprocess.PIPE,
                 stdout=output,
@@ -89,6 +98,9 @@ class ServerProcess:
         """Say whether the server runs; a dead child is reaped."""
         if self._child is not None:
             return self._child.poll() is None
+        # It may be a child whose handle was dropped; waiting for another's child does nothing.
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self.pid, os.WNOHANG)
         return self._process.is_running() and self._process.status() != psutil.STATUS_ZOMBIE
 
     def signal(self, number: int) -> None:

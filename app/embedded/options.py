@@ -15,7 +15,8 @@ class ServerOptions:
         postgres_bin: directory with ``postgres`` and ``initdb`` (``TRELLIS_POSTGRES_BIN``).
         redis_server: a Valkey or Redis server program (``TRELLIS_REDIS_SERVER``).
         run_as: user that runs the servers when we are root (``TRELLIS_SERVER_USER``).
-        durable: off skips Postgres' fsync; for throw-away servers of tests only.
+        durable: off skips Postgres' fsync: commits survive a crash of the server but not of
+            the machine; for throw-away servers of tests only.
     """
 
     postgres_bin: Path | None = None

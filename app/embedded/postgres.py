@@ -214,7 +214,7 @@ class EmbeddedPostgres:
         if _shared_memory_is_small():
             settings["max_parallel_workers_per_gather"] = "0"
         if not self._options.durable:
-            settings |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+            settings |= {"fsync": "off", "full_page_writes": "off"}
         return [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
 
     def _create_cluster(self, program: Program, account: Account, home: Path) -> None:

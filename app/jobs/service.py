@@ -14,9 +14,10 @@ from uuid import UUID
 from sqlalchemy.orm import Session
 
 from app.apps import service as apps_service
+from app.apps.events import AppUninstalled
 from app.core.actor import Actor
 from app.core.errors import Conflict, Failed, Forbidden, Invalid, NotFound
-from app.core.ids import UUID_TEXT, MsgId
+from app.core.ids import UUID_TEXT, MsgId, check_app_id
 from app.core.uow import UnitOfWork
 from app.jobs import repository
 from app.jobs.delivery import Assignment, Settlement, TakenBatch
@@ -29,6 +30,7 @@ from config.settings import JobSettings
 
 MAX_PAYLOAD_BYTES = 1024 * 1024
 MAX_LIMIT = 1000
+MAX_DELAY_S = 86_400
 WORKER = "worker"
 AGENT = "agent"
 NO_OWNER = "no enabled owner"
@@ -95,11 +97,13 @@ def enqueue(
         NotFound: the app is not installed.
     """
     owner = owner_of(actor, user_id)
+    if not 0 <= delay_s <= MAX_DELAY_S:
+        raise Invalid(f"delay must be 0-{MAX_DELAY_S}")
     job = NewJob(
         app_id, payload, owner, source, delay_s=delay_s, priority=priority, max_attempts=max_attempts
     )
     outgoing = _outgoing(job)
-    apps_service.require(uow.session, app_id)
+    require_app(uow.session, app_id)
     if idempotency_key is not None:
         known = repository.reserve_key(uow.session, app_id, idempotency_key)
         if known is not None:
@@ -130,7 +134,7 @@ def enqueue_batch(
         values = {k: v for k, v in job.items() if k not in {"user_id", "idempotency_key"}}
         owner = owner_of(actor, job.get("user_id"))
         outgoing.append(_outgoing(NewJob(app_id=app_id, user_id=owner, **values)))
-    apps_service.require(uow.session, app_id)
+    require_app(uow.session, app_id)
     uow.send_after_commit(TakeTurn(app_id))
     return QUEUE.send(uow.session, outgoing)
 
@@ -187,6 +191,17 @@ def _text(value: UUID | None) -> str | None:
     return None if value is None else str(value)
 
 
+def require_app(session: Session, app_id: str) -> None:
+    """Check that an app is installed, without reading its manifest.
+
+    Raises:
+        Forbidden: the id is a schema that is off limits.
+        NotFound: there is no such app.
+    """
+    if not apps_service.exists(session, check_app_id(app_id)):
+        raise NotFound(f"no app '{app_id}'")
+
+
 # --- look ------------------------------------------------------------------------------------
 
 
@@ -194,7 +209,7 @@ def page(
     session: Session, *, app_id: str, state: State, limit: int, before: int | None = None
 ) -> str:
     """Return jobs of an app as the JSON text of an array, newest first."""
-    apps_service.require(session, app_id)
+    require_app(session, app_id)
     return repository.page(session, app_id, state, most=min(limit, MAX_LIMIT), before=before)
 
 
@@ -204,7 +219,7 @@ def show(session: Session, *, app_id: str, msg_id: int) -> str:
     Raises:
         NotFound: the app has no such job.
     """
-    apps_service.require(session, app_id)
+    require_app(session, app_id)
     found = repository.one(session, app_id, msg_id)
     if found is None:
         raise no_job(msg_id)
@@ -226,7 +241,7 @@ def cancel(uow: UnitOfWork, *, app_id: str, msg_id: int) -> bool:
         NotFound: the app has no such job.
         Conflict: it ended already.
     """
-    apps_service.require(uow.session, app_id)
+    require_app(uow.session, app_id)
     state = repository.state_of(uow.session, app_id, msg_id)
     if state is None:
         raise no_job(msg_id)
@@ -243,7 +258,7 @@ def retry(uow: UnitOfWork, *, app_id: str, msg_id: int | None = None) -> list[in
         NotFound: the app has no such job.
         Conflict: the job did not fail.
     """
-    apps_service.require(uow.session, app_id)
+    require_app(uow.session, app_id)
     if msg_id is not None:
         state = repository.state_of(uow.session, app_id, msg_id)
         if state is None:
@@ -282,10 +297,10 @@ def note_progress(
     repository.set_progress(uow.session, app_id, msg_id, progress, None if note is None else note[:500])
 
 
-def forget_app(uow: UnitOfWork, app_id: str) -> None:
+def forget_app(uow: UnitOfWork, event: AppUninstalled) -> None:
     """Delete everything of an app: queued, archived, dead, keys."""
-    QUEUE.forget(uow.session, app_id)
-    repository.drop_keys(uow.session, app_id)
+    QUEUE.forget(uow.session, event.app_id)
+    repository.drop_keys(uow.session, event.app_id)
 
 
 # --- deliveries ------------------------------------------------------------------------------
@@ -382,9 +397,12 @@ def deadlines(session: Session, receipts: Sequence[Receipt]) -> dict[Receipt, fl
     }
 
 
-def apps_with_visible_jobs(session: Session) -> list[str]:
-    """Return the apps for which a turn would find something."""
-    return sorted({lane[0] for lane in QUEUE.visible_lanes(session)})
+def visible_lanes(session: Session) -> dict[str, set[str]]:
+    """Return the apps with visible jobs, and the routes those wait on."""
+    lanes: dict[str, set[str]] = {}
+    for app_id, route in QUEUE.visible_lanes(session):
+        lanes.setdefault(app_id, set()).add(route)
+    return lanes
 
 
 def queued_crons(session: Session, cron_ids: Collection[UUID]) -> set[UUID]:

@@ -75,6 +75,14 @@ class Turns:
         except (RedisError, OSError):
             return
 
+    def renew(self, app_id: str) -> None:
+        """Forget a count that led to no turn, and note that one is being sent now."""
+        try:
+            self._redis.delete(PREFIX + app_id)
+        except (RedisError, OSError):
+            return
+        self.seen(app_id)
+
     def unseen(self, app_ids: Sequence[str]) -> list[str]:
         """Return the apps that no node looked at lately; all of them when Redis is away."""
         if not app_ids:

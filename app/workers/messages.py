@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 from app.core.messaging import Command, Message, Queue
 
 STOP = "stop"
+FORGET = "forget"
 REFRESH = "refresh"
 END_USER = "end_user"
 
@@ -63,7 +64,7 @@ class ControlWorkers(Command):
     """Tell every node about apps or users.
 
     Attributes:
-        action: ``stop`` and ``refresh`` apps, ``end_user``: end the calls of users.
+        action: ``stop``, ``forget`` and ``refresh`` apps, ``end_user``: end the calls of users.
         subjects: app ids, or user ids.
         question: a question every node answers when it is done; empty = none.
         reply_to: its reply list.

@@ -22,7 +22,7 @@ from app.secrets import service as secrets_service
 from app.secrets.events import PlatformSecretChanged
 from app.workers import repository
 from app.workers.host import CallOutcome, OutcomeKind, WorkerHost
-from app.workers.messages import END_USER, REFRESH, STOP, ControlWorkers, StartWorker
+from app.workers.messages import END_USER, FORGET, REFRESH, STOP, ControlWorkers, StartWorker
 from app.workers.models import WorkerInstance
 from app.workers.repository import Wanted
 
@@ -205,7 +205,7 @@ def error_kind(error: AppError) -> str:
 def forget_app(uow: UnitOfWork, event: AppUninstalled) -> None:
     """Stop the processes of an app that was uninstalled and delete its deployments."""
     repository.forget(uow.session, event.app_id)
-    uow.send_after_commit(ControlWorkers(STOP, [event.app_id]))
+    uow.send_after_commit(ControlWorkers(FORGET, [event.app_id]))
 
 
 def restart_for_secret(uow: UnitOfWork, event: PlatformSecretChanged) -> None:

@@ -115,10 +115,16 @@ class Stack:
             for name, process in self.processes.items():
                 assert process.poll() is None, f"{name} ended:\n{self.log(name)[-4000:]}"
             with contextlib.suppress(httpx.HTTPError):
-                return httpx.get(f"{self.url}/health").status_code == 200
+                healthy = httpx.get(f"{self.url}/health").status_code == 200
+                return healthy and self._nodes_started()
             return False
 
         wait_until(ready, timeout=30, what="the API")
+
+    def _nodes_started(self) -> bool:
+        """Tell whether every worker has its runtime and consumes."""
+        names = [name for name in self.processes if name.startswith("worker")]
+        return all(" ready." in self.log(name) for name in names)
 
     def client(self, token: str | None = None) -> httpx.Client:
         """Return a client of the API."""

@@ -21,7 +21,7 @@ ACTIONS = {
     "update": "update",
     "delete": "delete",
 }
-SYSTEM_COLUMNS = frozenset({"id", "created_at", "updated_at"})
+STAMPS = frozenset({"created_at", "updated_at"})
 
 APP = {"type": "string", "description": "App id; the agent's own app if absent."}
 ENTITY = {"type": "string", "description": "Name of the entity."}
@@ -81,7 +81,7 @@ def _checked(arguments: JSONObject) -> Any:  # Any: an object, an array or None
             raise Invalid("bulk_create takes 1 to 1000 records")
         return [_writable(item) for item in data]
     written = _writable(data)
-    if not written:
+    if not set(written) - {"id"}:
         raise Invalid("data needs at least one writable field")
     return written
 
@@ -89,7 +89,7 @@ def _checked(arguments: JSONObject) -> Any:  # Any: an object, an array or None
 def _writable(data: Any) -> JSONObject:  # Any: a JSON value
     if not isinstance(data, dict):
         raise Invalid("data needs at least one writable field")
-    return {name: value for name, value in data.items() if name not in SYSTEM_COLUMNS}
+    return {name: value for name, value in data.items() if name not in STAMPS}
 
 
 def _mutate(context: ToolContext, arguments: JSONObject) -> Any:  # Any: a JSON value

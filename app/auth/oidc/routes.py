@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from flask import Response
+from flask import Response, request
 
 from app.auth import service as accounts_service
 from app.auth.oidc import providers, service
@@ -19,6 +19,7 @@ from app.auth.oidc.schemas import (
     ProviderIn,
     TokenExchange,
 )
+from app.auth.routes import CredentialView
 from app.auth.schemas import AccessToken, ProviderButtonOut
 from app.core.outgoing import IPNetwork, Outgoing
 from app.http import gates
@@ -139,7 +140,7 @@ class TokenExchangeView(OIDCView):
 
 
 @blp.route(f"{PREFIX}/auth/nonce-exchange")
-class NonceExchangeView(View):
+class NonceExchangeView(CredentialView):
     """The last step of a browser sign-in with nonce delivery."""
 
     @gates.public
@@ -148,8 +149,8 @@ class NonceExchangeView(View):
     @blp.doc(summary="Swap a one-time nonce for tokens")
     def post(self, body: Body) -> Any:
         """Return the tokens of the session."""
-        found = service.exchange_nonce(self.uow, self.platform.settings.auth, **body)
-        return found, NO_STORE
+        with self.throttle.attempt(request.remote_addr):
+            return service.exchange_nonce(self.uow, self.platform.settings.auth, **body), NO_STORE
 
 
 def _redirect(location: str) -> Response:

@@ -39,7 +39,8 @@ def test_register_returns_the_user_and_no_tokens(client):
 
 
 @pytest.mark.parametrize(
-    "email", [None, 5, "", " ", "nobody", "@x", "x@", "a@b@c", "a b@c.test", "a\tb@c", "a@" + "x" * 254]
+    "email",
+    [None, 5, "", " ", "nobody", "@x", "x@", "a@b@c", "a b@c.test", "a\tb@c", "a@" + "x" * 254],
 )
 def test_a_malformed_address_is_refused(client, email):
     assert error(register(client, email)) == (400, "a valid email is required")
@@ -201,7 +202,9 @@ def test_a_refresh_token_works_until_the_logout(client):
         assert refreshed.status_code == 200
         assert set(refreshed.json) == {"accessToken", "expiresIn"}
         assert refreshed.headers["Cache-Control"] == "no-store"
-        assert ApiClient(client.http, refreshed.json["accessToken"]).get("/auth/me").status_code == 200
+        assert (
+            ApiClient(client.http, refreshed.json["accessToken"]).get("/auth/me").status_code == 200
+        )
     for _ in range(2):
         ended = client.post("/auth/logout", body)
         assert (ended.status_code, ended.json) == (200, {"message": "logged out"})
@@ -279,7 +282,10 @@ def test_an_old_hash_is_renewed_at_login(client, platform):
     register(client)
     weak = argon2.PasswordHasher(time_cost=1, memory_cost=8192, parallelism=1).hash(PASSWORD)
     with platform.engine.begin() as connection:
-        connection.execute(text("UPDATE trellis.users SET password_hash = :h WHERE email LIKE 'nora%'"), {"h": weak})
+        connection.execute(
+            text("UPDATE trellis.users SET password_hash = :h WHERE email LIKE 'nora%'"),
+            {"h": weak},
+        )
     client.log_in("nora@acme.test")
     with platform.engine.connect() as connection:
         stored = connection.execute(
@@ -388,7 +394,9 @@ def test_a_restricting_link_in_app_data_keeps_a_user(client, admin, platform):
     with platform.engine.begin() as connection:
         connection.execute(text("CREATE SCHEMA desk"))
         connection.execute(
-            text("CREATE TABLE desk.tickets (owner uuid REFERENCES trellis.users ON DELETE RESTRICT)")
+            text(
+                "CREATE TABLE desk.tickets (owner uuid REFERENCES trellis.users ON DELETE RESTRICT)"
+            )
         )
         connection.execute(text("INSERT INTO desk.tickets VALUES (:u)"), {"u": nora.user_id})
     assert error(admin.delete(f"/users/{nora.user_id}")) == (

@@ -1,11 +1,13 @@
 """Single sign-on against a whole provider (contract part 10, section 6)."""
 
+import base64
+import hmac
 import threading
 import time
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from joserfc import jwk, jwt
+from joserfc import jwk
 from sqlalchemy import text
 
 from app.auth.oidc import client as oidc_client
@@ -133,7 +135,10 @@ def test_a_discovery_document_that_cannot_be_loaded(admin, provider, client, mis
     assert "/elsewhere" not in provider.requests
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:9", "https://127.0.0.1:9", "https://10.0.0.1", "https://169.254.169.254"])
+@pytest.mark.parametrize(
+    "url",
+    ["http://127.0.0.1:9", "https://127.0.0.1:9", "https://10.0.0.1", "https://169.254.169.254"],
+)
 def test_a_provider_that_cannot_be_reached(admin, provider, url):
     assert error(save(admin, provider, issuerUrl=url)) == (
         400,
@@ -435,6 +440,15 @@ def test_a_refusal_of_the_provider_reaches_the_app(client, sso):
 # ID tokens
 
 
+def at_this_moment(claims):
+    """Turn seconds from now into times."""
+    moments = {"exp", "iat", "nbf"}
+    return {
+        name: int(time.time()) + value if name in moments and isinstance(value, int) else value
+        for name, value in claims.items()
+    }
+
+
 @pytest.mark.parametrize(
     "claims",
     [
@@ -445,12 +459,12 @@ def test_a_refusal_of_the_provider_reaches_the_app(client, sso):
         {"aud": []},
         {"aud": [CLIENT_ID, "other"]},
         {"aud": [CLIENT_ID, "other"], "azp": "other"},
-        {"exp": time.time() - 61},
+        {"exp": -61},
         {"exp": None},
         {"exp": "tomorrow"},
-        {"iat": time.time() + 90},
+        {"iat": 90},
         {"iat": None},
-        {"nbf": time.time() + 90},
+        {"nbf": 90},
         {"sub": ""},
         {"sub": None},
         {"sub": 5},
@@ -458,7 +472,8 @@ def test_a_refusal_of_the_provider_reaches_the_app(client, sso):
     ],
 )
 def test_wrong_claims_are_rejected(client, sso, claims):
-    assert error(exchange(client, sso.sign(**claims))) == (401, "id_token was rejected")
+    token = sso.sign(**at_this_moment(claims))
+    assert error(exchange(client, token)) == (401, "id_token was rejected")
 
 
 @pytest.mark.parametrize(
@@ -466,34 +481,31 @@ def test_wrong_claims_are_rejected(client, sso, claims):
     [
         {"aud": [CLIENT_ID]},
         {"aud": [CLIENT_ID, "other"], "azp": CLIENT_ID},
-        {"exp": time.time() - 30},
-        {"iat": time.time() + 30},
-        {"nbf": time.time() + 30},
+        {"exp": -30},
+        {"iat": 30},
+        {"nbf": 30},
         {"nonce": "not compared here"},
     ],
 )
 def test_good_claims_are_accepted_with_leeway(client, sso, claims):
-    if "exp" in claims:
-        claims = {**claims, "exp": time.time() - 30}
-    assert exchange(client, sso.sign(**claims)).status_code == 200
+    assert exchange(client, sso.sign(**at_this_moment(claims))).status_code == 200
 
 
 def test_a_foreign_key_is_rejected(client, sso):
     assert error(exchange(client, sso.sign(key=rsa_key("k1")))) == (401, "id_token was rejected")
 
 
+def b64(raw):
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
 def test_symmetric_and_missing_signatures_are_rejected(client, sso):
-    public = sso.key.as_pem(private=False)
-    claims = jwt.decode(sso.sign(), sso.key, algorithms=["RS256"]).claims
-    from joserfc.jwk import OctKey
-
-    for secret in (public, CLIENT_SECRET.encode().ljust(32, b"x")):
-        forged = jwt.encode({"alg": "HS256", "kid": "k1"}, claims, OctKey.import_key(secret), algorithms=["HS256"])
-        assert error(exchange(client, forged)) == (401, "id_token was rejected")
     header, payload, signature = sso.sign().split(".")
-    import base64
-
-    none = base64.urlsafe_b64encode(b'{"alg":"none","kid":"k1"}').rstrip(b"=").decode()
+    for secret in (sso.key.as_pem(private=False), CLIENT_SECRET.encode()):
+        signed = b64(b'{"alg":"HS256","kid":"k1"}') + "." + payload
+        mac = b64(hmac.digest(secret, signed.encode(), "sha256"))
+        assert error(exchange(client, f"{signed}.{mac}")) == (401, "id_token was rejected")
+    none = b64(b'{"alg":"none","kid":"k1"}')
     for token in (f"{none}.{payload}.", f"{none}.{payload}.{signature}", f"{header}.{payload}."):
         assert error(exchange(client, token)) == (401, "id_token was rejected")
 
@@ -519,6 +531,7 @@ def test_an_algorithm_that_is_not_advertised_is_rejected(client, sso):
     assert error(exchange(client, token)) == (401, "id_token was rejected")
 
 
+@pytest.mark.filterwarnings("ignore:EdDSA is deprecated")
 @pytest.mark.parametrize(
     ("algorithm", "make"),
     [
@@ -563,12 +576,11 @@ def test_a_key_that_was_withdrawn_ends_within_the_hour(client, sso):
 
 
 def test_a_token_without_key_id_needs_a_single_fitting_key(client, sso):
-    plain = jwk.RSAKey.import_key({k: v for k, v in sso.key.as_dict(private=True).items() if k != "kid"})
-    token = sso.sign(header={"kid": None}, key=sso.key)
-    header = {"alg": "RS256"}
-    claims = jwt.decode(token, sso.key, algorithms=["RS256"]).claims
-    token = jwt.encode(header, claims, plain, algorithms=["RS256"])
+    token = sso.sign(header={"kid": None})
     assert exchange(client, token).status_code == 200
+    sso.published = [sso.key, rsa_key("k2")]
+    provider_client(()).forget(sso.url)
+    assert error(exchange(client, token)) == (401, "id_token was rejected")
 
 
 # From claims to users
@@ -586,7 +598,9 @@ def test_a_token_without_address(client, sso, email):
 def test_new_users_get_the_default_role(client, admin, sso):
     assert permissions_of(client, exchange(client, sso.sign()))["roles"] == ["base"]
     save(admin, sso, defaultRole="staff")
-    assert permissions_of(client, exchange(client, sso.sign(sub="2", email="2@x.test")))["roles"] == ["base"]
+    assert permissions_of(client, exchange(client, sso.sign(sub="2", email="2@x.test")))[
+        "roles"
+    ] == ["base"]
     admin.post("/roles", {"name": "staff", "permissions": ["app:x:invoke"]})
     assert permissions_of(client, exchange(client, sso.sign(sub="3", email="3@x.test"))) == {
         "roles": ["staff"],
@@ -674,7 +688,9 @@ def test_a_second_sign_in_takes_over_the_profile_and_leaves_the_roles(client, ad
     admin.post("/roles", {"name": "staff"})
     save(admin, sso, roleClaim="role")
     first = ApiClient(client.http, exchange(client, sso.sign()).json["accessToken"]).get("/auth/me")
-    token = sso.sign(email="Lind@acme.test", preferred_username=None, name="Nora Lind", role="staff")
+    token = sso.sign(
+        email="Lind@acme.test", preferred_username=None, name="Nora Lind", role="staff"
+    )
     answer = exchange(client, token)
     me = ApiClient(client.http, answer.json["accessToken"]).get("/auth/me").json
     assert me == {**first.json, "email": "lind@acme.test", "displayName": "Nora Lind"}

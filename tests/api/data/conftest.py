@@ -51,6 +51,14 @@ def fleet(admin):
     return admin
 
 
+@pytest.fixture(scope="module")
+def shared_fleet(shared_admin):
+    """As ``fleet``, shared by the tests of a module that store nothing."""
+    answer = shared_admin.post("/apps", ALL_TYPES)
+    assert answer.status_code == 200, answer.json
+    return shared_admin
+
+
 @pytest.fixture
 def clerk(fleet):
     """Return a client of a new user who holds the given permission keys."""

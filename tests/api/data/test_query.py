@@ -13,10 +13,10 @@ ROWS = [
 ]
 
 
-@pytest.fixture
-def vehicles(fleet):
-    assert fleet.post(f"{VEHICLES}/bulk", ROWS).status_code == 201
-    return fleet
+@pytest.fixture(scope="module")
+def vehicles(shared_fleet):
+    assert shared_fleet.post(f"{VEHICLES}/bulk", ROWS).status_code == 201
+    return shared_fleet
 
 
 @pytest.mark.parametrize(

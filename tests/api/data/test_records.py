@@ -93,10 +93,11 @@ def test_defaults_fill_missing_fields_but_not_null(fleet):
         ("driver_id", "nope", "entity_link"),
     ],
 )
-def test_a_wrong_value_names_the_field(fleet, field, value, type_name):
+def test_a_wrong_value_names_the_field(shared_fleet, field, value, type_name):
     body = {"plate": "a", field: value}
-    assert error(fleet.post(VEHICLES, body)) == (400, f"field '{field}': expected {type_name}")
-    assert fleet.get(VEHICLES).json == []
+    answer = shared_fleet.post(VEHICLES, body)
+    assert error(answer) == (400, f"field '{field}': expected {type_name}")
+    assert shared_fleet.get(VEHICLES).json == []
 
 
 def test_infinite_numbers_are_refused(fleet):
@@ -119,8 +120,8 @@ def test_infinite_numbers_are_refused(fleet):
         ({"plate": "a", "km": -1}, "check 'km_positive' not satisfied"),
     ],
 )
-def test_a_bad_body_is_refused(fleet, body, text):
-    assert error(fleet.post(VEHICLES, body)) == (400, text)
+def test_a_bad_body_is_refused(shared_fleet, body, text):
+    assert error(shared_fleet.post(VEHICLES, body)) == (400, text)
 
 
 def test_broken_json_is_refused_before_anything_else(fleet):

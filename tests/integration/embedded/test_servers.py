@@ -24,6 +24,7 @@ from app.embedded.postgres import EmbeddedPostgres
 from app.embedded.redis import EmbeddedRedis
 from app.embedded.servers import EmbeddedServers, temporary_servers, temporary_state_dir
 
+FAST = ServerOptions(durable=False)  # Waiting for the disk is not what most tests are about.
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root runs servers as another user")
 
 
@@ -70,7 +71,7 @@ def test_everything_survives_stop_kill_and_adoption(state_dir: Path) -> None:
 
 
 def test_postgres_stops_immediately_and_recovers(state_dir: Path) -> None:
-    postgres = EmbeddedPostgres(state_dir)
+    postgres = EmbeddedPostgres(state_dir, FAST)
     url = postgres.start()
     query(url, "CREATE TABLE t (n int)")
     open_session = psycopg2.connect(url)
@@ -84,7 +85,7 @@ def test_postgres_stops_immediately_and_recovers(state_dir: Path) -> None:
 
 
 def test_a_fast_stop_ends_open_sessions(state_dir: Path) -> None:
-    postgres = EmbeddedPostgres(state_dir)
+    postgres = EmbeddedPostgres(state_dir, FAST)
     session = psycopg2.connect(postgres.start())
     postgres.stop()
     with pytest.raises(psycopg2.OperationalError):
@@ -94,7 +95,7 @@ def test_a_fast_stop_ends_open_sessions(state_dir: Path) -> None:
 
 
 def test_valkey_can_be_started_empty(state_dir: Path) -> None:
-    broker = EmbeddedRedis(state_dir)
+    broker = EmbeddedRedis(state_dir, FAST)
     url = broker.start()
     redis_do(url, "SET", "key", "lost")
     broker.kill()
@@ -120,7 +121,7 @@ def test_two_simultaneous_starts_give_one_server(state_dir: Path) -> None:
 
 
 def test_the_application_is_no_superuser_and_owns_its_database(state_dir: Path) -> None:
-    postgres = EmbeddedPostgres(state_dir)
+    postgres = EmbeddedPostgres(state_dir, FAST)
     url = postgres.start()
     [(superuser, create_db)] = query(
         url, "SELECT rolsuper, rolcreatedb FROM pg_roles WHERE rolname = current_user"
@@ -132,15 +133,15 @@ def test_the_application_is_no_superuser_and_owns_its_database(state_dir: Path) 
 
 
 def test_both_servers_want_a_password(state_dir: Path) -> None:
-    urls = EmbeddedServers(state_dir).start()
+    urls = EmbeddedServers(state_dir, FAST).start()
     with pytest.raises(psycopg2.OperationalError, match="password authentication failed"):
         psycopg2.connect(urls.database.replace("trellis:", "trellis:x"))
     with pytest.raises(AuthenticationError):
-        redis_do(urls.redis.replace(":", "").replace("redis//", "redis://", 1), "PING")
+        redis_do(f"redis://{urls.redis.partition('@')[2]}", "PING")
 
 
 def test_a_port_that_was_taken_meanwhile_is_replaced(state_dir: Path) -> None:
-    first = EmbeddedServers(state_dir)
+    first = EmbeddedServers(state_dir, FAST)
     urls = first.start()
     first.stop()
     ports = [int(url.rpartition(":")[2].partition("/")[0]) for url in urls]
@@ -149,7 +150,7 @@ def test_a_port_that_was_taken_meanwhile_is_replaced(state_dir: Path) -> None:
             taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             taken.bind(("127.0.0.1", port))
             taken.listen()
-        again = EmbeddedServers(state_dir)
+        again = EmbeddedServers(state_dir, FAST)
         new = again.start()
         assert new.database != urls.database
         assert new.redis != urls.redis
@@ -157,7 +158,7 @@ def test_a_port_that_was_taken_meanwhile_is_replaced(state_dir: Path) -> None:
 
 
 def test_a_half_made_cluster_is_made_again(state_dir: Path) -> None:
-    postgres = EmbeddedPostgres(state_dir)
+    postgres = EmbeddedPostgres(state_dir, FAST)
     home = state_module.StateDirectory(state_dir).home(pick_account())
     (home / "pg.new").mkdir()
     (home / "pg.new" / "PG_VERSION").write_text("18")
@@ -165,7 +166,7 @@ def test_a_half_made_cluster_is_made_again(state_dir: Path) -> None:
 
 
 def test_another_major_version_is_refused(state_dir: Path) -> None:
-    postgres = EmbeddedPostgres(state_dir)
+    postgres = EmbeddedPostgres(state_dir, FAST)
     postgres.start()
     postgres.stop()
     (postgres.data_dir / "PG_VERSION").write_text("17\n")
@@ -176,7 +177,7 @@ def test_another_major_version_is_refused(state_dir: Path) -> None:
 
 
 def test_a_server_that_cannot_start_is_explained(state_dir: Path) -> None:
-    postgres = EmbeddedPostgres(state_dir)
+    postgres = EmbeddedPostgres(state_dir, FAST)
     postgres.start()
     postgres.stop()
     (postgres.data_dir / "global" / "pg_control").unlink()
@@ -185,7 +186,7 @@ def test_a_server_that_cannot_start_is_explained(state_dir: Path) -> None:
 
 
 def test_a_reused_process_id_is_not_taken_for_the_server(state_dir: Path) -> None:
-    servers = EmbeddedServers(state_dir)
+    servers = EmbeddedServers(state_dir, FAST)
     servers.start()
     servers.postgres.kill()
     servers.redis.kill()
@@ -194,7 +195,7 @@ def test_a_reused_process_id_is_not_taken_for_the_server(state_dir: Path) -> Non
     lines = pid_file.read_text().splitlines()
     pid_file.write_text("\n".join([me, *lines[1:]]) + "\n")
     (servers.redis.data_dir / "server.pid").write_text(me)
-    fresh = EmbeddedServers(state_dir)
+    fresh = EmbeddedServers(state_dir, FAST)
     assert not fresh.postgres.adopt()
     assert not fresh.redis.adopt()
 
@@ -213,7 +214,7 @@ def test_temporary_servers_leave_nothing() -> None:
 
 @as_root
 def test_root_runs_the_servers_as_another_user(state_dir: Path) -> None:
-    servers = EmbeddedServers(state_dir)
+    servers = EmbeddedServers(state_dir, FAST)
     servers.start()
     for pid in (servers.postgres.pid, servers.redis.pid):
         assert os.stat(f"/proc/{pid}").st_uid != 0
@@ -240,7 +241,7 @@ def test_programs_below_a_private_directory_are_copied(
         "_package_root",
         lambda package: private / package if (private / package).is_dir() else None,
     )
-    servers = EmbeddedServers(state_dir)
+    servers = EmbeddedServers(state_dir, FAST)
     urls = servers.start()
     assert query(urls.database, "SELECT 1") == [(1,)]
     assert redis_do(urls.redis, "PING")
@@ -258,7 +259,7 @@ def test_a_data_directory_that_the_user_cannot_enter_keeps_its_files_outside(
     tmp_path.chmod(0o700)
     with temporary_state_dir() as outside:
         monkeypatch.setattr(state_module, "SHARED_HOME", outside / "shared")
-        servers = EmbeddedServers(tmp_path / "data")
+        servers = EmbeddedServers(tmp_path / "data", FAST)
         try:
             urls = servers.start()
             assert query(urls.database, "SELECT 1") == [(1,)]

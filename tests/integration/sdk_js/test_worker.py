@@ -93,6 +93,9 @@ class TestConsole:
             ("console.error(new Error('broken'))", "Error: broken", "error"),
             ("console.dir({ x: 1 })", "{ x: 1 }", "info"),
             ("console.table([{ x: 1 }])", "x", "info"),
+            ("console.count('visits')", "visits: 1", "info"),
+            ("console.time('t'); console.timeEnd('t')", "t: ", "info"),
+            ("console.group('head'); console.groupEnd()", "head", "info"),
             ("console.trace('here')", "Trace: here", "error"),
             ("console.assert(1 > 2, 'sums')", "Assertion failed: sums", "warn"),
             ("console.log('two\\nlines')", "two\nlines", "info"),
@@ -229,7 +232,7 @@ class TestValues:
     def test_secrets_cannot_be_changed(self, start: Start) -> None:
         host = start(with_rpc("run(p, c, ctx) { ctx.credentials.KEY = 'other'; }"))
         host.ready(credentials={"KEY": "x"})
-        assert "read only" in host.rpc_error("run")
+        assert "assign to read" in host.rpc_error("run")
 
 
 class TestOperations:

@@ -68,7 +68,6 @@ def test_an_intersection_grants_exactly_what_both_grant(one, other, key):
     assert one.intersect(other).match(key) == (one.match(key) and other.match(key))
 
 
-
 @pytest.mark.parametrize("text", ["app:a:x.read", "*", "a", "_", "app:*", ":", "."])
 def test_keys(text):
     assert is_key(text)

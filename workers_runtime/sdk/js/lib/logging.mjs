@@ -1,5 +1,6 @@
 /** `log`, `emit` and `console`: log lines and events for the app's log. */
 
+import { Writable } from 'node:stream';
 import { format, inspect } from 'node:util';
 
 import { NotSerialisable, TooLarge } from './errors.mjs';
@@ -56,19 +57,32 @@ export function emit(name, data = {}) {
 /** Send what goes to the console to the log. */
 export function rerouteConsole() {
   const { console } = globalThis;
-  console.log = console.info = console.debug = at('info');
+  const rest = new console.Console({ stdout: new LogSink(), stderr: new LogSink() });
+  for (const name of ['table', 'count', 'countReset', 'time', 'timeLog', 'timeEnd']) {
+    console[name] = (...args) => rest[name](...args);
+  }
+  console.log = console.info = console.debug = console.group = at('info');
   console.warn = at('warn');
   console.error = at('error');
   console.dir = (value, options) => writeLog('info', inspect(value, options));
-  console.trace = (...parts) => {
-    const trace = { name: 'Trace', message: format(...parts) };
-    Error.captureStackTrace(trace, console.trace);
-    writeLog('error', trace.stack);
-  };
+  console.trace = (...parts) => writeLog('error', traceOf(format(...parts)));
   console.assert = (holds, ...parts) => {
     if (holds) return;
     const text = parts.length > 0 ? `: ${format(...parts)}` : '';
     writeLog('warn', `Assertion failed${text}`);
   };
-  // The rest (table, count, group, timers) calls these on `console`.
+}
+
+/** Takes whole texts of a Console; each becomes one log line. */
+class LogSink extends Writable {
+  _write(chunk, _encoding, done) {
+    writeLog('info', chunk.toString().replace(/\n$/, ''));
+    done();
+  }
+}
+
+/** The calling code's stack under a heading, as Node prints it. */
+function traceOf(text) {
+  const frames = (new Error().stack ?? '').split('\n').filter((line) => /^\s+at /.test(line));
+  return [text === '' ? 'Trace' : `Trace: ${text}`, ...frames.slice(2)].join('\n');
 }

@@ -1,0 +1,116 @@
+"""What an agent may do for somebody: never more than either of them.
+
+Source: REST contract part 40, section 1.3; part 10, section 7.6.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from uuid import UUID, uuid5
+
+from sqlalchemy.orm import Session
+
+from app.agents.control import RunFailed
+from app.agents.runs import Run
+from app.core.actor import Actor, Kind, Source
+from app.core.permissions import Permissions
+from app.rbac import service as rbac_service
+
+NAMESPACE = UUID("ee65718e-cd0a-404f-b66e-3c8b59632c8f")
+DISABLED = "the invoking user is disabled"
+
+
+@dataclass(frozen=True, slots=True)
+class Authority:
+    """The rights of one run.
+
+    Attributes:
+        scope: effective permissions; what data, actions and integrations are checked against.
+        agent: the agent's own permissions; which built-in tools it may use at all.
+        invoker: who asked, with their full permissions now.
+    """
+
+    scope: Permissions
+    agent: Permissions
+    invoker: Actor
+
+    def actor(self, app_id: str) -> Actor:
+        """Return who touches data: the agent, on the invoker's authority."""
+        return Actor(
+            user_id=agent_user_id(app_id),
+            email=agent_email(app_id),
+            kind=Kind.AGENT,
+            permissions=self.scope,
+            source=Source.AGENT_TOOL,
+            delegator_id=self.invoker.user_id,
+        )
+
+    def caller(self) -> Actor:
+        """Return who calls actions: the invoker, narrowed to the effective permissions."""
+        return Actor(
+            user_id=self.invoker.user_id,
+            email=self.invoker.email,
+            kind=self.invoker.kind,
+            permissions=self.scope,
+            source=Source.AGENT_TOOL,
+            delegator_id=self.invoker.user_id,
+        )
+
+
+def agent_user_id(app_id: str) -> UUID:
+    """Return the id of an agent's principal; the same for ever."""
+    return uuid5(NAMESPACE, f"agent:{app_id}")
+
+
+def agent_email(app_id: str) -> str:
+    """Return the address of an agent's principal."""
+    return f"agent+{app_id}@localhost"
+
+
+def resolve(session: Session, run: Run, parent: Authority | None = None) -> Authority:
+    """Return what a run may do from now on.
+
+    Frozen at the first call; later calls can only take rights away.
+
+    Args:
+        session: an open transaction.
+        run: the run.
+        parent: rights of the run that asked for this one.
+
+    Raises:
+        RunFailed: nobody asked, the invoker is disabled or may not invoke the agent any more.
+    """
+    invoker = None if run.invoker_id is None else rbac_service.load_actor(session, run.invoker_id)
+    if invoker is None:
+        raise RunFailed(DISABLED)
+    agent = rbac_service.load_actor(session, agent_user_id(run.app_id))
+    own = Permissions() if agent is None else agent.permissions
+    if parent is not None:
+        scope = own.intersect(parent.scope)
+    else:
+        invoke = f"app:{run.app_id}:invoke"
+        if not invoker.can(invoke):
+            raise RunFailed(f"missing permission: {invoke}")
+        scope = own.intersect(invoker.permissions)
+    if run.config.get("autonomous"):
+        scope = _own_app_only(scope, run.app_id)
+    if run.scope is not None:
+        scope = run.scope.intersect(scope)
+    if run.agent_scope is not None:
+        own = run.agent_scope.intersect(own)
+    return Authority(scope, own, invoker)
+
+
+def _own_app_only(scope: Permissions, app_id: str) -> Permissions:
+    """Drop rights in other apps.
+
+    A grant of everything becomes everything in the own app: dropping keys one by one cannot
+    narrow a wildcard.
+    """
+    own = f"app:{app_id}:"
+    if scope.everything:
+        return Permissions.of({f"{own}*", "tool:*", "integration:*"})
+    kept = {key for key in scope.keys if key.startswith(own) or not key.startswith("app:")}
+    if "app:*" in scope.keys:
+        kept.add(f"{own}*")
+    return Permissions.of(kept)

@@ -1,0 +1,94 @@
+"""Upkeep: the sweeps of the leading beat, and pruning on a node."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+from redis.exceptions import RedisError
+
+from app.auth.messages import PruneSignIns
+from app.core.messaging import Message
+from app.core.platform import Platform
+from app.core.replies import read_nodes
+from app.crons import service as crons_service
+from app.crons.messages import FireCrons, PruneHistory
+from app.jobs import service as jobs_service
+from app.jobs.messages import TakeTurn
+from app.jobs.turns import Turns
+from app.workers import service as workers_service
+from tasks.base import task
+
+log = structlog.get_logger(__name__)
+
+STALE_AFTER_S: Final = 2.0
+HOUR_S: Final = 3600.0
+
+Duties = list[tuple[float, Callable[[], None]]]
+
+
+def duties(platform: Platform, put: Callable[[Message], None]) -> Duties:
+    """Return what the leading beat does besides ticking: seconds between two times, and what.
+
+    Args:
+        platform: of the beat process.
+        put: publishes a message soon and returns at once.
+    """
+    turns = Turns(platform.redis, per_app=platform.settings.jobs.turns_per_app)
+
+    def jobs() -> None:
+        sweep_jobs(platform, turns, put)
+
+    def crons() -> None:
+        sweep_crons(platform, put)
+
+    def history() -> None:
+        put(PruneHistory())
+        put(PruneSignIns())
+
+    return [
+        (platform.settings.jobs.sweep_interval.total_seconds(), jobs),
+        (1.0, crons),
+        (HOUR_S, history),
+    ]
+
+
+def sweep_jobs(platform: Platform, turns: Turns, put: Callable[[Message], None]) -> None:
+    """Give a turn to every app with a visible job that no node looked at lately.
+
+    This alone keeps jobs going after all of Redis was lost. Without a live node nothing is
+    published, or messages would pile up.
+    """
+    try:
+        if not read_nodes(platform.redis):
+            return
+    except (RedisError, OSError):
+        return
+    with platform.uow() as uow:
+        lanes = jobs_service.visible_lanes(uow.session)
+        for app_id in turns.unseen(sorted(lanes)):
+            startable = jobs_service.AGENT in lanes[app_id]
+            if startable or workers_service.runnable(uow.session, app_id):
+                turns.renew(app_id)
+                put(TakeTurn(app_id))
+
+
+def sweep_crons(platform: Platform, put: Callable[[Message], None]) -> None:
+    """Have ticks fired again that wait too long, e.g. because a message was lost."""
+    with platform.uow() as uow:
+        if crons_service.has_stale_due(uow.session, age_s=STALE_AFTER_S):
+            put(FireCrons())
+
+
+@task(PruneHistory)
+def prune(platform: Platform) -> None:
+    """Delete what is older than the settings keep it, in small transactions."""
+    for work in (
+        lambda uow: jobs_service.prune(uow, platform.settings.jobs),
+        lambda uow: crons_service.prune(uow, platform.settings.jobs),
+    ):
+        pruned = 1
+        while pruned:
+            with platform.uow() as uow:
+                pruned = work(uow)
