@@ -33,10 +33,10 @@ types:
 bench:
 	@PYTHON='$(PYTHON)' .ci/setup test && exec $(BIN)/python -m tests.bench $(ARGS)
 
-# An update of dependencies is a change of its own: it rewrites both lock files.
+# After a change of dependencies in setup.cfg; UPGRADE=1 also takes newer versions of the others.
 lock:
-	@PYTHON='$(PYTHON)' .ci/setup test
-	@PYTHON='$(PYTHON)' .ci/lock
+	@PYTHON='$(PYTHON)' .ci/setup venv
+	@.ci/lock $(if $(UPGRADE),--upgrade)
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage

@@ -6,6 +6,8 @@ from redis import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from app.agents import service as agents_service
+from app.agents.events import AgentRegistered
 from app.apps.events import AppInstalled, AppUninstalled
 from app.auth.events import UserCreated, UserDeleted, UserDeleting
 from app.core.crypto import Cipher
@@ -16,12 +18,16 @@ from app.core.platform import Platform
 from app.core.replies import Replies
 from app.core.uow import UnitOfWorkFactory
 from app.crons import service as crons_service
+from app.crons.events import CronCreated, CronDeleted
+from app.data.events import WatchedRecordsChanged
+from app.hooks import service as hooks_service
 from app.jobs import service as jobs_service
 from app.jobs.turns import TurnPublisher, Turns
 from app.rbac import service as rbac_service
 from app.secrets import service as secrets_service
 from app.secrets.events import PlatformSecretChanged
 from app.workers import service as workers_service
+from app.workers.events import DeploymentActivated, DeploymentReceived
 from config.settings import Settings
 
 
@@ -59,7 +65,16 @@ def subscriptions() -> Subscriptions:
     listed.add(AppInstalled, crons_service.sync_manifest)
     listed.add(AppUninstalled, crons_service.forget_app)
     listed.add(AppUninstalled, jobs_service.forget_app)
+    listed.add(AppInstalled, hooks_service.sync_trigger)
+    listed.add(AppUninstalled, hooks_service.forget_app)
+    listed.add(WatchedRecordsChanged, hooks_service.wake)
     listed.add(PlatformSecretChanged, workers_service.restart_for_secret)
+    listed.add(DeploymentReceived, agents_service.check_deployment)
+    listed.add(DeploymentActivated, agents_service.register_deployment)
+    listed.add(AppUninstalled, agents_service.forget_app)
+    listed.add(CronCreated, agents_service.cron_created)
+    listed.add(CronDeleted, agents_service.cron_deleted)
+    listed.add(AgentRegistered, hooks_service.delegate_again)
     return listed
 
 

@@ -10,12 +10,16 @@ from flask_cors import CORS
 from flask_jwt_extended import JWTManager
 from werkzeug.middleware.proxy_fix import ProxyFix
 
+from app.agents import llm_routes
+from app.agents import routes as agents_routes
 from app.apps import routes as apps_routes
+from app.audit import routes as audit_routes
 from app.auth import routes as auth_routes
 from app.auth.oidc import routes as oidc_routes
 from app.core.platform import Platform
 from app.crons import routes as crons_routes
 from app.data import routes as data_routes
+from app.hooks import routes as hooks_routes
 from app.http import errors, health
 from app.http.api import Api, make_api
 from app.http.views import ACTOR_LOADER, PLATFORM
@@ -64,10 +68,14 @@ def _register_slices(app: Flask, api: Api) -> None:
     api.register_blueprint(rbac_routes.blp)
     api.register_blueprint(apps_routes.blp)
     api.register_blueprint(data_routes.blp)
+    api.register_blueprint(audit_routes.blp)
+    api.register_blueprint(hooks_routes.blp)
     api.register_blueprint(jobs_routes.blp)
     api.register_blueprint(crons_routes.blp)
     api.register_blueprint(secrets_routes.blp)
     api.register_blueprint(workers_routes.blp)
+    api.register_blueprint(agents_routes.blp)
+    api.register_blueprint(llm_routes.blp)
     app.extensions[ACTOR_LOADER] = rbac_service.load_actor
 
 

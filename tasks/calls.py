@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 from app.core.actor import Actor
+from app.workers.host import Conversation
 from workers_runtime.protocol import CallKind, JSONObject
 
 
@@ -24,6 +25,7 @@ class OpenCall:
     Attributes:
         actor: whose rights it has; None = nobody's.
         message: what the process was told, e.g. the job's id and delivery.
+        conversation: who hears the call's agent messages.
         cleanups: run once when the call ends, e.g. to roll back an open transaction.
     """
 
@@ -32,6 +34,7 @@ class OpenCall:
     kind: CallKind
     actor: Actor | None
     message: JSONObject
+    conversation: Conversation | None = None
     over: bool = False
     cleanups: list[Callable[[], None]] = field(default_factory=list)
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from typing import Final
 from uuid import UUID
 
 from sqlalchemy.orm import Session
 
+from app.agents import service as agents_service
 from app.apps import service as apps_service
 from app.core.crypto import VaultError
 from app.core.platform import Platform
@@ -73,6 +75,7 @@ class Catalog:
                 text = f"worker for app '{app_id}' is not running"
                 raise WorkerFailure(FailureKind.NOT_RUNNING, text)
             manifest = apps_service.manifest_of(uow.session, app_id)
+            agent_config = agents_service.agent_config(uow.session, app_id)
             try:
                 secrets = secrets_service.frozen(uow.session, self._platform.cipher, app_id)
             except VaultError as exc:
@@ -87,6 +90,7 @@ class Catalog:
             runtime_url=self._platform.settings.http.public_url.rstrip("/"),
             credentials=secrets,
             manifest=manifest,
+            agent_config=agent_config,
             home=home,
         )
 
@@ -98,6 +102,10 @@ class Catalog:
         """
         with self._platform.uow() as uow:
             manifest = apps_service.manifest_of(uow.session, stage.app_id)
+            archive = repository.archive(uow.session, UUID(stage.deployment_id)) or b""
+            agent_config = agents_service.agent_config(
+                uow.session, stage.app_id, BytesIO(archive)
+            )
             try:
                 secrets = secrets_service.snapshot(uow.session, self._platform.cipher, stage.app_id)
             except VaultError as exc:
@@ -112,6 +120,7 @@ class Catalog:
             runtime_url=self._platform.settings.http.public_url.rstrip("/"),
             credentials=secrets,
             manifest=manifest,
+            agent_config=agent_config,
         )
 
     def fetch_archive(self, _app_id: str, deployment_id: str) -> Path:

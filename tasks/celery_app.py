@@ -13,10 +13,10 @@ from app.bootstrap import bootstrap
 from app.core.messaging import CeleryPublisher, make_celery
 from config.logging import configure_logging
 from config.settings import AppEnv, Settings, load_settings
-from tasks import auth, base, crons, jobs, maintenance, rpc, workers
+from tasks import agents, auth, base, crons, jobs, maintenance, rpc, workers
 from tasks.node import NodeStep
 
-MODULES = (auth, crons, jobs, maintenance, rpc, workers)
+MODULES = (agents, auth, crons, jobs, maintenance, rpc, workers)
 """Modules that declare tasks; importing them is what counts."""
 
 

@@ -6,7 +6,10 @@ from typing import Any, Final
 
 from celery import bootsteps, signals
 
+from app.agents import jobs as agent_jobs
 from app.core.platform import Platform
+from app.core.uow import UnitOfWork
+from app.jobs.delivery import Assignment
 from app.jobs.messages import TakeTurn
 from app.jobs.pump import JobPump
 from app.jobs.turns import Turns
@@ -28,6 +31,21 @@ def make_pump(platform: Platform) -> JobPump:
         turns=Turns(platform.redis, per_app=jobs.turns_per_app),
         publisher=platform.publisher,
         jobs=jobs,
+        start_agent_run=_start_agent_run,
+    )
+
+
+def _start_agent_run(uow: UnitOfWork, assignment: Assignment) -> None:
+    body = assignment.delivery.body
+    agent_jobs.start(
+        uow,
+        assignment.actor,
+        app_id=body["app_id"],
+        msg_id=assignment.delivery.msg_id,
+        source=body["source"],
+        cron_id=body["cron_id"],
+        hook_id=body["hook_id"],
+        payload=body["payload"],
     )
 
 
@@ -57,7 +75,7 @@ class JobPumpStep(bootsteps.StartStopStep):
     terminate = stop
 
 
-@signals.worker_shutdown.connect  # type: ignore[untyped-decorator]
+@signals.worker_shutdown.connect
 def _finish(**_kwargs: Any) -> None:  # Any: Celery's signal arguments
     """Write down how the jobs ended that the node's stop interrupted."""
     if _pump is not None:

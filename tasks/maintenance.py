@@ -8,22 +8,25 @@ from typing import Final
 import structlog
 from redis.exceptions import RedisError
 
+from app.agents.messages import SweepRuns
 from app.auth.messages import PruneSignIns
 from app.core.messaging import Message
 from app.core.platform import Platform
 from app.core.replies import read_nodes
+from app.core.uow import UnitOfWork
 from app.crons import service as crons_service
 from app.crons.messages import FireCrons, PruneHistory
 from app.jobs import service as jobs_service
 from app.jobs.messages import TakeTurn
 from app.jobs.turns import Turns
-from app.workers import service as workers_service
+from config.settings import JobSettings
 from tasks.base import task
 
 log = structlog.get_logger(__name__)
 
 STALE_AFTER_S: Final = 2.0
 HOUR_S: Final = 3600.0
+AGENT_SWEEP_S: Final = 30.0
 
 Duties = list[tuple[float, Callable[[], None]]]
 
@@ -43,6 +46,9 @@ def duties(platform: Platform, put: Callable[[Message], None]) -> Duties:
     def crons() -> None:
         sweep_crons(platform, put)
 
+    def agents() -> None:
+        put(SweepRuns())
+
     def history() -> None:
         put(PruneHistory())
         put(PruneSignIns())
@@ -51,6 +57,7 @@ def duties(platform: Platform, put: Callable[[Message], None]) -> Duties:
         (platform.settings.jobs.sweep_interval.total_seconds(), jobs),
         (1.0, crons),
         (HOUR_S, history),
+        (AGENT_SWEEP_S, agents),
     ]
 
 
@@ -67,11 +74,16 @@ def sweep_jobs(platform: Platform, turns: Turns, put: Callable[[Message], None])
         return
     with platform.uow() as uow:
         lanes = jobs_service.visible_lanes(uow.session)
-        for app_id in turns.unseen(sorted(lanes)):
-            startable = jobs_service.AGENT in lanes[app_id]
-            if startable or workers_service.runnable(uow.session, app_id):
-                turns.renew(app_id)
-                put(TakeTurn(app_id))
+    unseen = turns.unseen(sorted(lanes))
+    with platform.uow() as uow:
+        wanted = [
+            app_id
+            for app_id in unseen
+            if jobs_service.AGENT in lanes[app_id] or jobs_service.may_run(uow.session, app_id)
+        ]
+    for app_id in wanted:
+        turns.renew(app_id)
+        put(TakeTurn(app_id))
 
 
 def sweep_crons(platform: Platform, put: Callable[[Message], None]) -> None:
@@ -81,14 +93,17 @@ def sweep_crons(platform: Platform, put: Callable[[Message], None]) -> None:
             put(FireCrons())
 
 
+PRUNERS: tuple[Callable[[UnitOfWork, JobSettings], int], ...] = (
+    jobs_service.prune,
+    crons_service.prune,
+)
+
+
 @task(PruneHistory)
 def prune(platform: Platform) -> None:
     """Delete what is older than the settings keep it, in small transactions."""
-    for work in (
-        lambda uow: jobs_service.prune(uow, platform.settings.jobs),
-        lambda uow: crons_service.prune(uow, platform.settings.jobs),
-    ):
+    for prune_some in PRUNERS:
         pruned = 1
         while pruned:
             with platform.uow() as uow:
-                pruned = work(uow)
+                pruned = prune_some(uow, platform.settings.jobs)

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -26,18 +24,21 @@ from sqlalchemy.exc import SQLAlchemyError
 from app.auth.tokens import mint_access_token
 from app.core.actor import Actor
 from app.core.platform import Platform
-from app.workers.host import CallOutcome, OutcomeKind, Stage
+from app.data.app_sql import AppDatabase
+from app.workers.host import CallOutcome, Conversation, OutcomeKind, Stage
 from tasks import base, operations
 from tasks.calls import CallRegister, OpenCall
 from tasks.catalog import Catalog
+from tasks.handover import Handover
 from tasks.heartbeat import Heartbeat
 from tasks.homes import Homes
 from tasks.outcomes import command_error, outcome_of
 from tasks.outgoing import Outgoing
+from tasks.sql_sessions import SQLSessions
 from workers_runtime.client import Reply, RuntimeClient, RuntimeHandlers
 from workers_runtime.node_protocol import Operation, Welcome
 from workers_runtime.protocol import (
-    JSON,
+    AGENT_OPERATIONS,
     AppState,
     CallKind,
     FailureKind,
@@ -51,6 +52,7 @@ log = structlog.get_logger(__name__)
 OPERATION_THREADS: Final = 16
 CONTROL_THREADS: Final = 4
 STOP_TIMEOUT_S: Final = 15.0
+RUNTIME_TIMEOUT_S: Final = 75.0
 START_MARGIN_S: Final = 20.0
 ACCOUNT_GONE: Final = "account not available"
 
@@ -63,6 +65,7 @@ class Node:
         self.node = name
         self.identity = f"{name}/{secrets.token_hex(6)}"
         self.calls = CallRegister()
+        self.sql = SQLSessions(AppDatabase(platform.settings, platform.engine), self.calls)
         # Nodes of one machine share bundles, environments and the copied interpreter.
         folder = platform.settings.data_dir / "runtime"
         self.catalog = Catalog(platform, folder / "archives")
@@ -74,10 +77,15 @@ class Node:
         )
         self._operations = ThreadPoolExecutor(OPERATION_THREADS, thread_name_prefix="operation")
         self._control = ThreadPoolExecutor(CONTROL_THREADS, thread_name_prefix="node-control")
-        self._ensuring: dict[str, list[_Attempt]] = {}
-        self._lock = threading.Lock()
         self.client = self._make_client(folder)
         self.homes = Homes(platform, self.client, self.catalog, name)
+        self._handover = Handover(
+            self.client,
+            self.homes,
+            self.calls,
+            control=self._control,
+            cleanups=self._operations,
+        )
         self._heartbeat = Heartbeat(
             _redis(platform), self.identity, alive=lambda: self.client.connected
         )
@@ -92,7 +100,7 @@ class Node:
                 on_operation=self._on_operation,
                 on_logs=self._on_logs,
                 on_state=self._on_state,
-                on_call_ended=lambda _app_id, token: self._end(token),
+                on_call_ended=lambda _app_id, token: self._handover.end(token),
                 on_up=self._on_up,
                 on_down=self._on_down,
             ),
@@ -103,7 +111,7 @@ class Node:
     def start(self) -> None:
         """Start the runtime and take part in the cluster."""
         self.outgoing.start()
-        self.client.start()
+        self.client.start(RUNTIME_TIMEOUT_S)
         self.homes.start()
         self._heartbeat.start()
         log.info("node_started", node=self.node, runtime_pid=self.client.pid)
@@ -116,6 +124,7 @@ class Node:
         self.homes.stop()
         self._control.shutdown(wait=False, cancel_futures=True)
         self._operations.shutdown(wait=False, cancel_futures=True)
+        self.sql.close()
         self.outgoing.stop()
         log.info("node_stopped", node=self.node)
 
@@ -129,25 +138,36 @@ class Node:
         *,
         actor: Actor | None,
         lifetime_s: float | None = None,
+        conversation: Conversation | None = None,
     ) -> Future[CallOutcome]:
         """Hand one call to the app's process on this node; see ``WorkerHost.call``."""
-        ended: Future[CallOutcome] = Future()
-        ended.set_running_or_notify_cancel()
         try:
             wanted = self.catalog.wanted(app_id)
         except SQLAlchemyError:
-            failure = WorkerFailure(FailureKind.NOT_READY, "database not available")
-            ended.set_result(outcome_of(app_id, kind, failure, lifetime_s))
-            return ended
+            return _refused(app_id, kind, FailureKind.NOT_READY)
         if not wanted.should_run:
-            failure = WorkerFailure(FailureKind.NOT_RUNNING, "not running")
-            ended.set_result(outcome_of(app_id, kind, failure, lifetime_s))
-            return ended
-        call = OpenCall(secrets.token_hex(16), app_id, kind, actor, message)
-        self.calls.add(call)
+            return _refused(app_id, kind, FailureKind.NOT_RUNNING)
+        call = OpenCall(secrets.token_hex(16), app_id, kind, actor, message, conversation)
+        if conversation is not None:
+            conversation.token = call.token
         full = {**message, "caller": self._caller(app_id, actor)}
-        self._try(_Attempt(call, full, wanted.generation, lifetime_s, ended))
-        return ended
+        return self._handover.send(call, full, generation=wanted.generation, lifetime_s=lifetime_s)
+
+    def end_call(self, token: str, text: str) -> None:
+        """End an open call; see ``WorkerHost``."""
+        self.client.end_call(token, text)
+
+    def capabilities(self, app_id: str) -> frozenset[str]:
+        """Return what the app's process announced; see ``WorkerHost``."""
+        if not self.catalog.wanted(app_id).should_run:
+            return frozenset()
+        workers = self.platform.settings.workers
+        limit = workers.deploy_install_timeout + workers.handshake_timeout
+        try:
+            handshake = self.homes.ensure(app_id).result(limit.total_seconds() + START_MARGIN_S)
+        except (WorkerFailure, TimeoutError) as exc:
+            raise command_error(exc) from exc
+        return frozenset(handshake.capabilities)
 
     def _caller(self, app_id: str, actor: Actor | None) -> JSONObject | None:
         """Return ``caller`` of contract part 30, 4.2."""
@@ -162,82 +182,6 @@ class Node:
                 settings.auth, actor.user_id, actor.email, app_id=app_id
             )
         return caller
-
-    def _try(self, attempt: _Attempt) -> None:
-        future = self.client.call(
-            attempt.call.app_id,
-            kind=attempt.call.kind,
-            call=attempt.call.token,
-            message=attempt.message,
-            deadline=attempt.deadline,
-            generation=attempt.generation,
-        )
-        future.add_done_callback(lambda done: self._tried(attempt, done))
-
-    def _tried(self, attempt: _Attempt, done: Future[JSON]) -> None:
-        exc = done.exception()
-        if exc is None:
-            self._finish(attempt, CallOutcome(ok=True, value=done.result()))
-            return
-        unknown = isinstance(exc, WorkerFailure) and exc.kind is FailureKind.UNKNOWN_APP
-        if unknown and not attempt.again:
-            attempt.again = True
-            self._ensure_then_try(attempt)
-            return
-        if unknown:
-            exc = WorkerFailure(FailureKind.NOT_READY, "not ready")
-        call = attempt.call
-        self._finish(attempt, outcome_of(call.app_id, call.kind, exc, attempt.lifetime_s))
-
-    def _finish(self, attempt: _Attempt, outcome: CallOutcome) -> None:
-        self._end(attempt.call.token)
-        attempt.ended.set_result(outcome)
-
-    def _end(self, token: str) -> None:
-        """Close a call; its cleanups may wait for Postgres, so they run elsewhere."""
-        call = self.calls.peek(token)
-        if call is None:
-            return
-        if call.cleanups:
-            call.over = True
-            self._operations.submit(self.calls.end, token)
-        else:
-            self.calls.end(token)
-
-    def _ensure_then_try(self, attempt: _Attempt) -> None:
-        """Tell the runtime about the app, once for all calls that wait for it."""
-        app_id = attempt.call.app_id
-        with self._lock:
-            waiting = self._ensuring.setdefault(app_id, [])
-            waiting.append(attempt)
-            if len(waiting) > 1:
-                return
-        try:
-            self._control.submit(self._ensure, app_id)
-        except RuntimeError:
-            self._fail_waiting(app_id, WorkerFailure(FailureKind.STOPPED, "worker stopped"))
-
-    def _ensure(self, app_id: str) -> None:
-        try:
-            self.homes.ensure(app_id)
-        except WorkerFailure as exc:
-            self._fail_waiting(app_id, exc)
-            return
-        except Exception:
-            log.exception("ensure_failed", app_id=app_id)
-            self._fail_waiting(app_id, WorkerFailure(FailureKind.NOT_READY, "not ready"))
-            return
-        for attempt in self._waiting(app_id):
-            self._try(attempt)
-
-    def _waiting(self, app_id: str) -> list[_Attempt]:
-        with self._lock:
-            return self._ensuring.pop(app_id, [])
-
-    def _fail_waiting(self, app_id: str, exc: WorkerFailure) -> None:
-        for attempt in self._waiting(app_id):
-            kind = attempt.call.kind
-            self._finish(attempt, outcome_of(app_id, kind, exc, attempt.lifetime_s))
 
     # --- deploys and starts ----------------------------------------------------------------
 
@@ -302,6 +246,9 @@ class Node:
             reply({"error": "call is over"})
             return
         found = call
+        if found.conversation is not None and operation.message.get("type") in AGENT_OPERATIONS:
+            found.conversation.on_message(operation.message, reply)
+            return
         try:
             self._operations.submit(
                 lambda: operations.perform(self, found, operation.message, reply)
@@ -323,24 +270,11 @@ class Node:
         self._operations.submit(self.calls.end_starts)
 
 
-class _Attempt:
-    """A call on its way: tried once, and once more after the runtime was told about the app."""
-
-    def __init__(
-        self,
-        call: OpenCall,
-        message: JSONObject,
-        generation: int,
-        lifetime_s: float | None,
-        ended: Future[CallOutcome],
-    ) -> None:
-        self.call = call
-        self.message = message
-        self.generation = generation
-        self.lifetime_s = lifetime_s
-        self.deadline = None if lifetime_s is None else time.time() + lifetime_s
-        self.ended = ended
-        self.again = False
+def _refused(app_id: str, kind: CallKind, why: FailureKind) -> Future[CallOutcome]:
+    """Return the end of a call that no process was asked about."""
+    ended: Future[CallOutcome] = Future()
+    ended.set_result(outcome_of(app_id, kind, WorkerFailure(why, why.value), None))
+    return ended
 
 
 def _logged(work: Callable[[], None]) -> None:

@@ -118,9 +118,34 @@ def _text(message: JSONObject, name: str) -> str:
     return value
 
 
+def _sql_query(node: Node, call: OpenCall, message: JSONObject) -> JSONObject:
+    return node.sql.query(call, message)
+
+
+def _sql_begin(node: Node, call: OpenCall, _message: JSONObject) -> JSONObject:
+    return node.sql.begin(call)
+
+
+def _sql_exec(node: Node, call: OpenCall, message: JSONObject) -> JSONObject:
+    return node.sql.execute(call, message)
+
+
+def _sql_commit(node: Node, call: OpenCall, message: JSONObject) -> JSONObject:
+    return node.sql.commit(call, message)
+
+
+def _sql_rollback(node: Node, call: OpenCall, message: JSONObject) -> JSONObject:
+    return node.sql.rollback(call, message)
+
+
 OPERATIONS: Mapping[str, Operation] = {
     "collection_op": _collection_op,
     "job_enqueue": _job_enqueue,
     "job_extend": _job_extend,
+    "sql_query": _sql_query,
+    "sql_begin": _sql_begin,
+    "sql_exec": _sql_exec,
+    "sql_commit": _sql_commit,
+    "sql_rollback": _sql_rollback,
 }
 """Operation by message type. Logs and events never come here: the runtime handles them."""

@@ -113,14 +113,11 @@ class Outbox:
 class Upkeep:
     """Periodic duties of the leading beat, each on its own interval, one after the other."""
 
-    def __init__(
-        self, platform: Platform, outbox: Outbox, *, leads: Callable[[], bool]
-    ) -> None:
+    def __init__(self, platform: Platform, outbox: Outbox, *, leads: Callable[[], bool]) -> None:
         self._leads = leads
         self._stopping = threading.Event()
         self._duties = [
-            Duty(interval_s, work)
-            for interval_s, work in maintenance.duties(platform, outbox.put)
+            Duty(interval_s, work) for interval_s, work in maintenance.duties(platform, outbox.put)
         ]
         self._thread = threading.Thread(target=self._run, name="upkeep", daemon=True)
 

@@ -79,6 +79,7 @@ def platform(settings: Settings) -> Iterator[Platform]:
     celery = make_celery(settings)
     platform = bootstrap(settings, CeleryPublisher(celery), process="test")
     yield platform
+    platform.replies.close()
     platform.engine.dispose()
     platform.redis.close()
     celery.close()

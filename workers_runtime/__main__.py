@@ -16,11 +16,12 @@ from pathlib import Path
 
 from config.logging import configure_logging
 from config.runtime import RuntimeSettings, load_runtime_settings
+from workers_runtime.confine import die_with_parent
 from workers_runtime.control import listen
 from workers_runtime.interpreters import InterpreterError
 from workers_runtime.places import choose_places
 from workers_runtime.runtime import Runtime
-from workers_runtime.sandbox import Identities, Sandbox, die_with_parent
+from workers_runtime.sandbox import Identities, Sandbox
 
 log = logging.getLogger(__name__)
 
@@ -75,12 +76,13 @@ async def _serve(arguments: argparse.Namespace, settings: RuntimeSettings) -> No
     for signum in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, runtime.kill)
     server = await listen(arguments.socket, runtime.control)
-    watch = loop.create_task(runtime.watch_idle())
+    background = [loop.create_task(runtime.warm_up()), loop.create_task(runtime.watch_idle())]
     log.info("runtime_listening", extra={"sandbox": sandbox.report()})
     try:
         await runtime.ended.wait()
     finally:
-        watch.cancel()
+        for task in background:
+            task.cancel()
         server.close()
 
 

@@ -179,6 +179,8 @@ class App:
         worker = self._promote_staged(spec) or Worker(spec, self._host)
         if self._current is None:
             self._current = worker
+            # A staged worker that runs already would otherwise never be reported.
+            self._host.changed(worker)
             return worker
         if self._next is not None:
             self._retire(self._next)

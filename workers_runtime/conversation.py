@@ -291,7 +291,7 @@ class Conversation(ABC):
             self._finish(CallKind.AGENT, message.get("invoke_id"), text)
 
     def _finish(self, kind: CallKind, key: JSON, message: JSONObject) -> None:
-        call = self._calls.find(kind, key)
+        call = self._calls.find(kind, key, message.get("call"))
         if call is None:
             return
         self.close(call.token)

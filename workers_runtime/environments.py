@@ -29,11 +29,16 @@ SDK_FOLDER = Path(__file__).parent / "sdk"
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """How to start an app process."""
+    """How to start an app process.
+
+    Attributes:
+        forkable: it runs the shared base environment, so the warm parent can fork it.
+    """
 
     argv: list[str]
     cwd: Path
     env: dict[str, str]
+    forkable: bool = False
 
 
 class Environments:
@@ -86,6 +91,11 @@ class Environments:
         """Whether JavaScript apps can run here."""
         return self._javascript is not None
 
+    async def warm_parent(self) -> tuple[Path, dict[str, str]]:
+        """Return the interpreter and environment of a parent of apps without dependencies."""
+        python = await self._installs.base()
+        return python, {"PATH": self._path, "LANG": "C.UTF-8", "PYTHONPATH": str(self._sdk)}
+
     async def command(self, spec: AppSpec, bundle: Path, identity: Identity | None) -> Command:
         """Return how to start the app, installing its dependencies if need be.
 
@@ -108,7 +118,8 @@ class Environments:
     async def _python_command(
         self, spec: AppSpec, bundle: Path, identity: Identity | None, env: dict[str, str]
     ) -> Command:
-        if (bundle / "requirements.txt").is_file():
+        own = (bundle / "requirements.txt").is_file()
+        if own:
             python = await self._installs.python(spec.app_id, bundle, identity)
         else:
             python = await self._installs.base()
@@ -117,7 +128,7 @@ class Environments:
         # -P keeps the working directory off sys.path: a file of the app named like a module of
         # the standard library must not break the SDK before the app's own code runs.
         argv = [str(python), "-P", "-m", "trellis_worker.run", spec.entry_point]
-        return Command(argv, bundle, env)
+        return Command(argv, bundle, env, forkable=not own)
 
     async def _javascript_command(
         self, spec: AppSpec, bundle: Path, identity: Identity | None, env: dict[str, str]

@@ -28,7 +28,8 @@ from workers_runtime.node_protocol import MAX_NODE_LINE_BYTES, Message, Protocol
 
 log = logging.getLogger(__name__)
 
-CONNECT_TIMEOUT_S = 15.0
+# The first start copies the interpreter, which takes long on a busy machine.
+CONNECT_TIMEOUT_S = 60.0
 PROBE_INTERVAL_S = 5.0
 SILENCE_LIMIT_S = 30.0
 SEND_TIMEOUT_S = 10

@@ -29,35 +29,49 @@ class OpenCall:
 
 
 class OpenCalls:
-    """Calls of one process by token and by id."""
+    """Calls of one process by token and by id.
+
+    A job that hangs is delivered again, perhaps to the same process: then two calls have one id.
+    """
 
     def __init__(self) -> None:
         self._by_token: dict[str, OpenCall] = {}
-        self._by_key: dict[tuple[CallKind, str], OpenCall] = {}
+        self._by_key: dict[tuple[CallKind, str], list[OpenCall]] = {}
 
     def add(self, call: OpenCall) -> bool:
-        """Add a call; False if its token or id is taken."""
+        """Add a call; False if its token is taken, or its id and it is no job."""
         key = (call.kind, call.key)
-        if call.token in self._by_token or key in self._by_key:
+        if call.token in self._by_token or (key in self._by_key and call.kind is not CallKind.JOB):
             return False
         self._by_token[call.token] = call
-        self._by_key[key] = call
+        self._by_key.setdefault(key, []).append(call)
         return True
 
     def remove(self, token: str) -> OpenCall | None:
         """Take a call out; None if it is not open."""
         call = self._by_token.pop(token, None)
         if call is not None:
-            del self._by_key[call.kind, call.key]
+            same = self._by_key[call.kind, call.key]
+            same.remove(call)
+            if not same:
+                del self._by_key[call.kind, call.key]
         return call
 
     def get(self, token: str) -> OpenCall | None:
         """Return an open call by its token."""
         return self._by_token.get(token)
 
-    def find(self, kind: CallKind, key: JSON) -> OpenCall | None:
-        """Return an open call by the id in its answer."""
-        return self._by_key.get((kind, str(key))) if isinstance(key, str | int) else None
+    def find(self, kind: CallKind, key: JSON, token: JSON = None) -> OpenCall | None:
+        """Return an open call by the id in its answer.
+
+        Of several deliveries of a job, the one whose token the answer names, else the latest.
+        """
+        same = self._by_key.get((kind, str(key))) if isinstance(key, str | int) else None
+        if not same:
+            return None
+        if isinstance(token, str):
+            return next((call for call in same if call.token == token), None)
+        return same[-1]
 
     def named(self, token: JSON, protocol: int) -> OpenCall | None:
         """Return the call an operation works for, or None: it is over or unknown.
@@ -77,7 +91,7 @@ class OpenCalls:
     @property
     def start(self) -> OpenCall | None:
         """The start call while it is open."""
-        return self._by_key.get((CallKind.START, "start"))
+        return self.find(CallKind.START, "start")
 
     @property
     def count(self) -> int:

@@ -11,19 +11,19 @@ import logging
 import os
 import shutil
 import signal
-import subprocess
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO, Any
 
 from config.runtime import RuntimeSettings
 from workers_runtime.channel import PipeReader, PipeWriter
 from workers_runtime.conversation import Conversation, ProcessListener
 from workers_runtime.environments import Command
+from workers_runtime.launch import Launched, Launcher
 from workers_runtime.node_protocol import encode
 from workers_runtime.protocol import AppSpec, FailureKind, WorkerFailure
+from workers_runtime.sandbox import Identity
 
 log = logging.getLogger(__name__)
 
@@ -47,73 +47,60 @@ class AppProcess(Conversation):
         self.exited = asyncio.Event()
         self._folder = private_folder
         self._stderr: deque[str] = deque(maxlen=STDERR_LINES)
-        self._child: subprocess.Popen[bytes] | None = None
         self._error = ""
+        self._early_exit: int | None = None
 
     # --- start -----------------------------------------------------------------------------
 
-    def start(self, command: Command, options: dict[str, Any]) -> None:
+    async def start(
+        self,
+        command: Command,
+        env: Mapping[str, str],
+        identity: Identity | None,
+        launcher: Launcher,
+    ) -> None:
         """Start the process and send ``discover``.
 
         Args:
             command: what to run.
-            options: Popen keywords of the sandbox.
+            env: its environment without the private folders.
+            identity: user to run as.
+            launcher: starts it.
 
         Raises:
             OSError: it could not be started.
             subprocess.SubprocessError: the sandbox could not be set up.
         """
-        env = {
-            **command.env,
-            "HOME": str(self._folder / "home"),
-            "TMPDIR": str(self._folder / "tmp"),
-        }
-        child = subprocess.Popen(
-            command.argv,
-            cwd=command.cwd,
-            env=env,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            bufsize=0,
-            **options,
-        )
-        self._child = child
-        self.pid = child.pid
+        private = {"HOME": str(self._folder / "home"), "TMPDIR": str(self._folder / "tmp")}
+        try:
+            launched = await launcher.launch(command, {**env, **private}, identity, self._ended)
+        except BaseException:
+            self._remove_folder()
+            raise
         self.started_at = time.time()
-        self._attach(child)
-        self._watch_exit(child.pid)
+        self._attach(launched)
+        self.pid = launched.pid
         self.greet()
+        if self._early_exit is not None:
+            self._loop.call_soon(self._ended, self._early_exit)
 
-    def _attach(self, child: subprocess.Popen[bytes]) -> None:
-        # The file objects would close the descriptors a second time.
-        stdin, stdout, stderr = (_detach(f) for f in (child.stdin, child.stdout, child.stderr))
+    def _attach(self, launched: Launched) -> None:
         limit = self._settings.max_line_bytes
-        self._stdin = PipeWriter(stdin, timeout_s=self._settings.write_timeout_s)
+        self._stdin = PipeWriter(launched.stdin, timeout_s=self._settings.write_timeout_s)
         self._stdout = PipeReader(
-            stdout,
+            launched.stdout,
             max_line_bytes=limit,
             on_lines=self.take_lines,
             on_discard=self._note_discarded,
             on_end=self._stdout_closed,
         )
         self._stderr_reader = PipeReader(
-            stderr,
+            launched.stderr,
             max_line_bytes=limit,
             on_lines=self._take_stderr,
             on_discard=self._note_discarded,
             on_end=lambda: None,
         )
-
-    def _watch_exit(self, pid: int) -> None:
-        if hasattr(os, "pidfd_open"):
-            self._pidfd: int | None = os.pidfd_open(pid)
-            self._loop.add_reader(self._pidfd, self._ended)
-            return
-        self._pidfd = None
-        assert self._child is not None  # noqa: S101  # set by the only caller
-        waiting = self._loop.run_in_executor(None, self._child.wait)
-        waiting.add_done_callback(lambda _: self._ended())
 
     def _take_stderr(self, lines: list[bytes]) -> None:
         for line in lines:
@@ -149,8 +136,10 @@ class AppProcess(Conversation):
 
     def signal_group(self, signum: int) -> None:
         """Send a signal to the process and its children."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, signum)
+        # Once it is reaped the number may be somebody else's, and 0 would be our own group.
+        if self.pid and not self.exited.is_set():
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signum)
 
     def pause(self) -> None:
         """Stop taking messages while the node is slow."""
@@ -174,16 +163,11 @@ class AppProcess(Conversation):
             self._error = "closed stdout"
             self.signal_group(signal.SIGKILL)
 
-    def _ended(self) -> None:
+    def _ended(self, code: int) -> None:
         """Clean up once after the process ended."""
-        assert self._child is not None  # noqa: S101  # there was a process to end
-        if self._pidfd is not None:
-            self._loop.remove_reader(self._pidfd)
-            os.close(self._pidfd)
-        # What it left behind in its group goes with it. Before the reaping: until then the
-        # number cannot belong to anybody else.
-        self.signal_group(signal.SIGKILL)
-        code = self._child.wait()
+        if not self.pid:
+            self._early_exit = code
+            return
         for reader in (self._stdout, self._stderr_reader):
             reader.resume()
             reader.drain()
@@ -193,9 +177,12 @@ class AppProcess(Conversation):
         for timer in self._timers:
             timer.cancel()
         self._fail_calls()
-        self._loop.run_in_executor(None, shutil.rmtree, self._folder, True)
+        self._remove_folder()
         number = code if code >= 0 else 128 - code
         self._listener.on_exit(self, self._exit_error(number), f"worker crashed (exit {number})")
+
+    def _remove_folder(self) -> None:
+        self._loop.run_in_executor(None, shutil.rmtree, self._folder, True)
 
     def _fail_calls(self) -> None:
         failure = WorkerFailure(FailureKind.CRASHED, "worker crashed")
@@ -209,11 +196,3 @@ class AppProcess(Conversation):
         text = self._error or f"exit code {number}"
         lines = "\n".join(self._stderr)
         return f"{text}: {lines}" if lines else text
-
-
-def _detach(stream: IO[bytes] | None) -> int:
-    """Take a descriptor away from its file object."""
-    assert stream is not None  # noqa: S101  # a pipe was asked for
-    fd = os.dup(stream.fileno())
-    stream.close()
-    return fd

@@ -19,6 +19,7 @@ from workers_runtime.bundles import Bundles
 from workers_runtime.control import Control
 from workers_runtime.conversation import Conversation
 from workers_runtime.environments import Command, Environments
+from workers_runtime.launch import Launcher
 from workers_runtime.logs import LogSink
 from workers_runtime.node_protocol import (
     NODE_PROTOCOL_VERSION,
@@ -79,6 +80,7 @@ class Runtime:
         self._identities = identities
         self._bundles = Bundles(places)
         self._environments = Environments(places, sandbox, identities, settings, env)
+        self.launcher = Launcher(sandbox)
         self._apps: dict[str, App] = {}
         self._ops: dict[int, tuple[Conversation, str]] = {}
         self._op_numbers = itertools.count(1)
@@ -282,6 +284,10 @@ class Runtime:
                 sandbox=self.sandbox.report(),
             )
         )
+
+    async def warm_up(self) -> None:
+        """Start the warm parent of app processes."""
+        self.launcher.warm_up(*await self._environments.warm_parent())
 
     async def watch_idle(self) -> None:
         """Stop processes that nobody called for a while, for ever."""

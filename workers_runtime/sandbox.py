@@ -7,54 +7,26 @@ Source: contract part 30, 4.7 and 14.4.
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import json
 import os
 import re
-import resource
-import signal
 import sys
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from config.runtime import RuntimeSettings
+from workers_runtime.confine import PRCTL, restrict
 
-PR_SET_PDEATHSIG = 1
-PR_SET_DUMPABLE = 4
-PR_SET_NO_NEW_PRIVS = 38
 CAP_CHOWN, CAP_KILL, CAP_SETGID, CAP_SETUID = 0, 5, 6, 7
 INSTALL_MEMORY = 4 * 1024 * 1024 * 1024
 
 SECRET_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 LINUX = sys.platform == "linux"
-
-
-def _load_prctl() -> Callable[..., int] | None:
-    if not LINUX:
-        return None
-    # Resolved once, in the parent: between fork and exec nothing may be loaded.
-    return ctypes.CDLL(None, use_errno=True).prctl
-
-
-_PRCTL = _load_prctl()
-
-
-def die_with_parent(parent_pid: int, signum: int = signal.SIGKILL) -> None:
-    """Have the kernel signal this process when its parent dies (Linux only).
-
-    Args:
-        parent_pid: the expected parent; if it is gone already the process ends at once.
-        signum: the signal.
-    """
-    if _PRCTL is None:
-        return
-    _PRCTL(PR_SET_PDEATHSIG, signum, 0, 0, 0)
-    if os.getppid() != parent_pid:
-        os._exit(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +47,20 @@ class Sandbox:
     def report(self) -> list[str]:
         """Return the names of the protections that are on."""
         names = ["process-group", "rlimits", "clean-environment"]
-        if _PRCTL is not None:
+        if PRCTL is not None:
             names += ["no-new-privs", "parent-death"]
         if self.drops_uid:
             names.append("uid")
         return sorted(names)
+
+    def limits(self, identity: Identity | None) -> dict[str, int]:
+        """Return the keywords of ``confine.restrict`` for an app process."""
+        return {
+            "memory": self._settings.memory_mb * 1024 * 1024,
+            "files": 1024,
+            # Counted per user, so it is only fair where each app has its own.
+            "processes": 0 if identity is None else 512,
+        }
 
     def spawn_options(self, identity: Identity | None) -> dict[str, Any]:  # Any: Popen's keywords
         """Return the keywords of ``subprocess.Popen`` that put a child into the sandbox.
@@ -87,13 +68,12 @@ class Sandbox:
         Args:
             identity: user to change to; None = stay (the host does not run as root).
         """
-        memory = self._settings.memory_mb * 1024 * 1024
         options: dict[str, Any] = {
             "close_fds": True,
             "start_new_session": True,
             "umask": 0o077,
-            # Runs in the child after the change of user, which would undo the death signal.
-            "preexec_fn": self._restrict(memory, 1024, separate_user=identity is not None),
+            # Runs in the child, after the change of user.
+            "preexec_fn": partial(restrict, os.getpid(), **self.limits(identity)),
         }
         if identity is not None:
             options |= {"user": identity.uid, "group": identity.gid, "extra_groups": []}
@@ -101,29 +81,11 @@ class Sandbox:
 
     def install_options(self, identity: Identity | None) -> dict[str, Any]:  # Any: as above
         """Return the keywords for a dependency install: as an app, but with room to build."""
+        limits = {"memory": INSTALL_MEMORY, "files": 4096, "processes": 0}
         return self.spawn_options(identity) | {
             "umask": 0o022,
-            "preexec_fn": self._restrict(INSTALL_MEMORY, 4096, separate_user=False),
+            "preexec_fn": partial(restrict, os.getpid(), **limits),
         }
-
-    @staticmethod
-    def _restrict(memory: int, files: int, *, separate_user: bool) -> Callable[[], None]:
-        parent = os.getpid()
-
-        def restrict() -> None:
-            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-            resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
-            # Private writable memory; the address space would also count what is only reserved,
-            # of which JavaScript engines and allocators take gigabytes.
-            resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
-            if separate_user:
-                # Counted per user, so it is only fair where each app has its own.
-                resource.setrlimit(resource.RLIMIT_NPROC, (512, 512))
-            if _PRCTL is not None:
-                _PRCTL(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-            die_with_parent(parent)
-
-        return restrict
 
 
 def _can_change_user(settings: RuntimeSettings) -> bool:

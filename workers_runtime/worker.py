@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import subprocess
 import time
@@ -13,6 +12,7 @@ from config.runtime import RuntimeSettings
 from workers_runtime import states
 from workers_runtime.conversation import Conversation
 from workers_runtime.environments import Command
+from workers_runtime.launch import Launcher
 from workers_runtime.opencalls import OpenCall
 from workers_runtime.places import Places
 from workers_runtime.process import AppProcess
@@ -24,7 +24,7 @@ from workers_runtime.protocol import (
     JSONObject,
     WorkerFailure,
 )
-from workers_runtime.sandbox import Identity, Sandbox, process_environment
+from workers_runtime.sandbox import Identity, process_environment
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ class Host(Protocol):
     """What a worker needs of the runtime around it."""
 
     settings: RuntimeSettings
-    sandbox: Sandbox
+    launcher: Launcher
     places: Places
 
     def identity(self, app_id: str) -> Identity | None:
@@ -221,14 +221,16 @@ class Worker:
             env = process_environment(command.env, spec.credentials)
             process = AppProcess(spec, host.settings, self, folder)
             self.process = process
-            options = host.sandbox.spawn_options(identity)
-            process.start(Command(command.argv, command.cwd, env), options)
+            await process.start(command, env, identity, host.launcher)
         except WorkerFailure as exc:
             self._spawn_failed(exc.message, exc)
         except (OSError, subprocess.SubprocessError) as exc:
             log.exception("app_spawn_failed", extra={"app_id": spec.app_id})
             reason = exc.strerror if isinstance(exc, OSError) else "the sandbox refused"
             self._spawn_failed(f"spawn failed: {reason}", None)
+        except asyncio.CancelledError:
+            self.process = None
+            raise
         finally:
             self.waiting_for_room = False
 
@@ -274,12 +276,6 @@ class Worker:
     def _log(self, level: str, message: str) -> None:
         pid = self.process.pid if self.process is not None else 0
         self._host.add_log(self.spec.app_id, level, message, pid)
-
-    async def kill(self) -> None:
-        """Kill the process group at once; for the end of the runtime only."""
-        if self.process is not None and self.process.pid:
-            with contextlib.suppress(ProcessLookupError):
-                self.process.signal_group(9)
 
 
 def _remaining(deadline: float | None) -> float | None:

@@ -33,6 +33,19 @@ def list_pending(session: Session, actor: Actor, *, app_id: str) -> list[AgentAp
     return repository.pending_approvals(session, app_id, invoker_id=invoker)
 
 
+def checked_action(action: object, reason: str | None) -> str:
+    """Return the action of a request.
+
+    Raises:
+        Invalid: it is none, or the reason is too long.
+    """
+    if not isinstance(action, str) or action not in DECISIONS:
+        raise Invalid("action must be 'approve' or 'reject'")
+    if reason is not None and len(reason) > MAX_REASON:
+        raise Invalid(f"reason must be at most {MAX_REASON} characters")
+    return action
+
+
 def decide(
     uow: UnitOfWork,
     actor: Actor,
@@ -59,8 +72,6 @@ def decide(
 
     Locks: the root run, then the approval; the first answer wins.
     """
-    if action not in DECISIONS:
-        raise Invalid("action must be 'approve' or 'reject'")
     found = repository.approval(uow.session, approval_id)
     if found is None or app_id not in {None, found.app_id, found.root_app_id}:
         raise NotFound("approval not found")

@@ -93,7 +93,7 @@ def resolve(session: Session, run: Run, parent: Authority | None = None) -> Auth
             raise RunFailed(f"missing permission: {invoke}")
         scope = own.intersect(invoker.permissions)
     if run.config.get("autonomous"):
-        scope = _own_app_only(scope, run.app_id)
+        scope = own_app_only(scope, run.app_id)
     if run.scope is not None:
         scope = run.scope.intersect(scope)
     if run.agent_scope is not None:
@@ -101,7 +101,7 @@ def resolve(session: Session, run: Run, parent: Authority | None = None) -> Auth
     return Authority(scope, own, invoker)
 
 
-def _own_app_only(scope: Permissions, app_id: str) -> Permissions:
+def own_app_only(scope: Permissions, app_id: str) -> Permissions:
     """Drop rights in other apps.
 
     A grant of everything becomes everything in the own app: dropping keys one by one cannot

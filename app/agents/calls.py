@@ -87,9 +87,7 @@ def insert(uow: UnitOfWork, active: ActiveRun, asked: Asked) -> None:
     uow.session.flush()
 
 
-def handle(
-    active: ActiveRun, asked: Asked, invoke_agent: Callable[[UUID], InvokeAgent]
-) -> Result:
+def handle(active: ActiveRun, asked: Asked, invoke_agent: Callable[[UUID], InvokeAgent]) -> Result:
     """Bring one call as far as it gets.
 
     Safe to repeat: a finished call gives its result again, a decided one goes on.

@@ -83,9 +83,8 @@ def _parse(raw: bytes, folder: str, read: ReadFile) -> Definition:
     given = _load(raw)
     name = _text(given, "name", MAX_NAME, required=True)
     description = _text(given, "description", MAX_DESCRIPTION) or None
-    declared, prompt = _prompt(given, folder, read, name, description)
     config: JSONObject = {
-        "systemPrompt": declared,
+        "systemPrompt": "",
         "memory": _memory(given),
         "limits": _limits(given),
         "supervision": _supervision(given),
@@ -93,7 +92,9 @@ def _parse(raw: bytes, folder: str, read: ReadFile) -> Definition:
     model = _text(given, "model", 64)
     if model:
         config["model"] = model
-    return Definition(name, description, config, prompt, _permissions(given))
+    permissions = _permissions(given)
+    config["systemPrompt"], prompt = _prompt(given, folder, read, name, description)
+    return Definition(name, description, config, prompt, permissions)
 
 
 def _load(raw: bytes) -> JSONObject:
@@ -257,7 +258,9 @@ def _rate_limit(given: Any, path: str) -> JSONObject:  # Any: a JSON value
     window = given.get("window")
     text = str(window) if _is_int(window) else window
     if not isinstance(text, str) or window_seconds(text) is None:
-        raise invalid(f"{path}.window", "must be a number of seconds or like '30s', '10m', '2h', '1d'")
+        raise invalid(
+            f"{path}.window", "must be a number of seconds or like '30s', '10m', '2h', '1d'"
+        )
     return {"max": most, "window": text}
 
 

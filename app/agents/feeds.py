@@ -28,7 +28,7 @@ PING = ": ping\n\n"
 BLOCK_MS = 1000
 COUNT = 500
 RETRY_S = 0.5
-LOOK_S = 5.0
+LOOK_S = 10.0
 FLEET_BACKLOG = 512
 GONE = {"error": runs.CANCELLED}
 
@@ -191,7 +191,8 @@ class FleetFeed:
         redis = _reader(self._platform)
         while True:
             try:
-                with redis.pubsub(ignore_subscribe_messages=True) as pubsub:
+                make: Any = redis.pubsub  # Any: redis-py leaves it untyped
+                with make(ignore_subscribe_messages=True) as pubsub:
                     pubsub.subscribe(streams.FLEET)
                     self._listening.set()
                     if self._listen(pubsub):

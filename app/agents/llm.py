@@ -173,7 +173,9 @@ def _check(*, name: str, provider: str, model: str, config: JSONObject) -> None:
 
 
 def _check_config(provider: str, config: JSONObject) -> None:
-    if any(key.lower().replace("-", "_") in {"api_key", "apikey", "key", "token"} for key in config):
+    if any(
+        key.lower().replace("-", "_") in {"api_key", "apikey", "key", "token"} for key in config
+    ):
         raise Invalid(KEY_HINT)
     for key, (kind, words) in KEYS.items():
         value = config.get(key)

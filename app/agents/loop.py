@@ -212,9 +212,7 @@ class BuiltInLoop:
         active = self._active
         older, recent = memory.to_summarise(self._remembered, keep)
         text = memory.conversation(older)
-        request = ModelRequest(
-            memory.SUMMARY_PROMPT, [transcript.user(transcript.text(text))]
-        )
+        request = ModelRequest(memory.SUMMARY_PROMPT, [transcript.user(transcript.text(text))])
         try:
             reply = complete(
                 provider, request, lambda _delta: active.control.check(), wait=active.control.wait

@@ -44,9 +44,7 @@ def history(session: Session, session_id: UUID, *, before_run: UUID) -> list[Rem
         before_run: the run that asks; its own messages are no history.
     """
     rows = session.scalars(
-        select(AgentMessage)
-        .where(AgentMessage.session_id == session_id)
-        .order_by(AgentMessage.seq)
+        select(AgentMessage).where(AgentMessage.session_id == session_id).order_by(AgentMessage.seq)
     ).all()
     summaries = [row for row in rows if row.is_summary]
     covered = (summaries[-1].covers_seq or 0) if summaries else 0

@@ -50,7 +50,9 @@ class Agent(Base):
 
     __tablename__ = "agents"
 
-    app_id: Mapped[str] = mapped_column(Text, primary_key=True)
+    app_id: Mapped[str] = mapped_column(
+        ForeignKey(f"{SCHEMA}.apps.id", ondelete="CASCADE"), primary_key=True
+    )
     name: Mapped[str] = mapped_column(Text)
     description: Mapped[str | None] = mapped_column(Text)
     config: Mapped[JSON] = mapped_column(JSONB)
@@ -208,9 +210,7 @@ class AgentToolCall(Base):
     created_at: Mapped[datetime] = _now()
 
     __table_args__ = (
-        CheckConstraint(
-            "status IN ('pending', 'running', 'completed', 'failed')", name="status"
-        ),
+        CheckConstraint("status IN ('pending', 'running', 'completed', 'failed')", name="status"),
         Index("ix_agent_tool_calls_session_id", "session_id", "seq"),
         Index(
             "ix_agent_tool_calls_counted",

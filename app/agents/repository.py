@@ -51,9 +51,7 @@ def delete_agent(session: Session, app_id: str) -> None:
 # --- sessions --------------------------------------------------------------------------------
 
 
-def agent_session(
-    session: Session, session_id: UUID, *, lock: bool = False
-) -> AgentSession | None:
+def agent_session(session: Session, session_id: UUID, *, lock: bool = False) -> AgentSession | None:
     """Return a session."""
     query = select(AgentSession).where(AgentSession.id == session_id)
     if lock:
@@ -64,11 +62,7 @@ def agent_session(
 def sessions(
     session: Session, app_id: str, *, user_id: UUID | None, limit: int, offset: int
 ) -> list[AgentSession]:
-    """Return a page of an agent's sessions, latest change first.
-
-    Args:
-        user_id: only this user's; None = everybody's.
-    """
+    """Return a page of an agent's sessions, of one user or (None) of all, latest change first."""
     query = select(AgentSession).where(AgentSession.app_id == app_id)
     if user_id is not None:
         query = query.where(AgentSession.user_id == user_id)
@@ -95,9 +89,7 @@ def add_session(
 def messages(session: Session, session_id: UUID) -> list[AgentMessage]:
     """Return a session's messages in order."""
     query = (
-        select(AgentMessage)
-        .where(AgentMessage.session_id == session_id)
-        .order_by(AgentMessage.seq)
+        select(AgentMessage).where(AgentMessage.session_id == session_id).order_by(AgentMessage.seq)
     )
     return list(session.scalars(query))
 

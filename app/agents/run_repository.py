@@ -48,9 +48,7 @@ def children(session: Session, run_id: UUID, *, lock: bool = False) -> list[Agen
 
 def child_of_call(session: Session, call_id: UUID) -> AgentRun | None:
     """Return the run that a call of ``invoke_agent`` started."""
-    return session.scalar(
-        select(AgentRun).where(AgentRun.parent_call_id == call_id)
-    )
+    return session.scalar(select(AgentRun).where(AgentRun.parent_call_id == call_id))
 
 
 def beat(session: Session, owners: Collection[str]) -> None:
@@ -117,9 +115,7 @@ def end_open_calls(session: Session, run_id: UUID, error: str) -> None:
     """Fail the calls of a run that will not end by themselves any more."""
     session.execute(
         update(AgentToolCall)
-        .where(
-            AgentToolCall.run_id == run_id, AgentToolCall.status.in_(("pending", "running"))
-        )
+        .where(AgentToolCall.run_id == run_id, AgentToolCall.status.in_(("pending", "running")))
         .values(status="failed", error=error, duration_ms=0)
     )
 
@@ -143,12 +139,7 @@ def lock_rates(session: Session, app_id: str) -> None:
 def counted_calls(
     session: Session, app_id: str, *, window_s: int, action: str | None, entity: str | None
 ) -> tuple[int, float]:
-    """Count an agent's calls that a policy matches.
-
-    Args:
-        window_s: how far back to look.
-        action: None = any.
-        entity: None = any.
+    """Count an agent's calls in a window that passed; None for action or entity = any.
 
     Returns:
         Their number, and the seconds until the oldest leaves the window.
@@ -167,7 +158,8 @@ def counted_calls(
     ).where(
         AgentToolCall.app_id == app_id,
         AgentToolCall.counted,
-        AgentToolCall.created_at > func.clock_timestamp() - text(f"interval '{int(window_s)} seconds'"),
+        AgentToolCall.created_at
+        > func.clock_timestamp() - text(f"interval '{int(window_s)} seconds'"),
     )
     if action is not None:
         query = query.where(AgentToolCall.action == action)
@@ -188,9 +180,7 @@ def approval(session: Session, approval_id: UUID, *, lock: bool = False) -> Agen
     return session.scalar(query)
 
 
-def approvals_of_calls(
-    session: Session, call_ids: Sequence[UUID]
-) -> dict[UUID, AgentApproval]:
+def approvals_of_calls(session: Session, call_ids: Sequence[UUID]) -> dict[UUID, AgentApproval]:
     """Return approvals by the call they are about."""
     query = (
         select(AgentApproval)
@@ -203,11 +193,7 @@ def approvals_of_calls(
 def pending_approvals(
     session: Session, app_id: str, *, invoker_id: UUID | None = None
 ) -> list[AgentApproval]:
-    """Return the open approvals shown under an app, oldest first.
-
-    Args:
-        invoker_id: only those of this user's runs; None = all.
-    """
+    """Return the open approvals shown under an app, of one invoker or of all, oldest first."""
     query = (
         select(AgentApproval)
         .where(

@@ -5,6 +5,7 @@ Source: REST contract part 40, sections 1.7, 1.8 and 1.14; ADR 0007.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -19,6 +20,7 @@ from app.agents.active import ActiveRun
 from app.agents.authority import Authority
 from app.agents.calls import Waiting
 from app.agents.control import Cancelled, Control, Keeper, RunFailed, Yielding
+from app.agents.custom import CustomHandler
 from app.agents.loop import BuiltInLoop, LoopEnd
 from app.agents.messages import ResumeRun
 from app.agents.models import AgentRun
@@ -28,7 +30,7 @@ from app.agents.tools import registry
 from app.agents.tools.base import InvokeAgent
 from app.apps import service as apps_service
 from app.auth import service as auth_service
-from app.core.errors import Failed, Invalid, NotFound
+from app.core.errors import AppError, Failed, Invalid, NotFound
 from app.core.platform import Platform
 from app.workers.service import WorkerHost
 
@@ -70,11 +72,9 @@ class Runner:
         control = self._control(run)
         with self._keeper.watch(control):
             try:
-                self._work(run, control, self._stream(run), None)
+                self._work_or_hand_on(run, control)
             except Waiting:
                 log.info("agent_run_parked", run_id=str(run.id))
-            except Yielding:
-                self._hand_on(run, control)
             except NotHolding:
                 log.warning("agent_run_lost", run_id=str(run.id))
             except RunFailed:
@@ -82,6 +82,12 @@ class Runner:
             except SQLAlchemyError as exc:
                 # The row keeps its state; the sweeper finds it by its silence.
                 log.warning("agent_run_dropped", run_id=str(run.id), reason=type(exc).__name__)
+
+    def _work_or_hand_on(self, run: Run, control: Control) -> None:
+        try:
+            self._work(run, control, self._stream(run), None)
+        except Yielding:
+            self._hand_on(run, control)
 
     def _control(self, run: Run) -> Control:
         limit_s = self._platform.settings.agents.run_limit.total_seconds()
@@ -127,8 +133,8 @@ class Runner:
         """
         active: ActiveRun | None = None
         try:
-            active, loop = self._prepare(run, control, stream, parent)
-            if loop.work() is LoopEnd.PARKED:
+            active, work = self._prepare(run, control, stream, parent)
+            if work() is LoopEnd.PARKED:
                 return self._park(active)
             return self._complete(active)
         except (Yielding, NotHolding, Waiting, SQLAlchemyError):
@@ -156,7 +162,7 @@ class Runner:
         control: Control,
         stream: streams.RunStream,
         parent: ActiveRun | None,
-    ) -> tuple[ActiveRun, BuiltInLoop]:
+    ) -> tuple[ActiveRun, Callable[[], object]]:
         with self._platform.uow() as uow:
             row = runs.holding(uow.session, run.id, run.owner)
             authority = authorities.resolve(
@@ -169,17 +175,32 @@ class Runner:
             remembered = []
             if run.config["memory"]["enabled"]:
                 remembered = memory.history(uow.session, run.session_id, before_run=run.id)
+        active = self._active(run, control, stream, authority)
+
+        def invoke_agent(call_id: UUID) -> InvokeAgent:
+            return self._invoker_of(active, call_id)
+
+        if self._host is not None and self._has_own_loop(self._host, run.app_id):
+            handler = CustomHandler(
+                active, self._host, remembered=remembered, invoke_agent=invoke_agent
+            )
+            return active, handler.work
         if run.config["model"] is None:
             raise RunFailed(requests.NO_MODEL)
-        active = self._active(run, control, stream, authority)
         loop = BuiltInLoop(
             active,
             system=system,
             specs=_specs(authority, manifest),
             remembered=remembered,
-            invoke_agent=lambda call_id: self._invoker_of(active, call_id),
+            invoke_agent=invoke_agent,
         )
-        return active, loop
+        return active, loop.work
+
+    def _has_own_loop(self, host: WorkerHost, app_id: str) -> bool:
+        try:
+            return "agent" in host.capabilities(app_id)
+        except AppError as exc:
+            raise RunFailed(exc.message) from exc
 
     def _active(
         self, run: Run, control: Control, stream: streams.RunStream, authority: Authority
@@ -245,9 +266,7 @@ class Runner:
             if active is not None:
                 active.save(uow, row)
             response = run.response if active is None else active.response
-            runs.end(
-                self._platform, uow, row, state, error=error, response=response, stream=stream
-            )
+            runs.end(self._platform, uow, row, state, error=error, response=response, stream=stream)
 
     # --- sub-agents ------------------------------------------------------------------------
 
@@ -257,9 +276,7 @@ class Runner:
 
         return invoke
 
-    def _sub_agent(
-        self, active: ActiveRun, call_id: UUID, app_id: str, message: str
-    ) -> JSONObject:
+    def _sub_agent(self, active: ActiveRun, call_id: UUID, app_id: str, message: str) -> JSONObject:
         """Run another app's agent inside this run; return its answer.
 
         Raises:
@@ -274,9 +291,7 @@ class Runner:
                 raise Failed(child.error)
             return {"agent": child.app_id, "response": child.response}
         try:
-            response = self._work(
-                child, active.control, self._stream(child, active.stream), active
-            )
+            response = self._work(child, active.control, self._stream(child, active.stream), active)
         except RunFailed as exc:
             raise Failed(str(exc)) from exc
         except Waiting:
@@ -286,9 +301,7 @@ class Runner:
             raise
         return {"agent": app_id, "response": response}
 
-    def _child(
-        self, active: ActiveRun, call_id: UUID, app_id: str, message: str
-    ) -> Run | AgentRun:
+    def _child(self, active: ActiveRun, call_id: UUID, app_id: str, message: str) -> Run | AgentRun:
         """Return the sub-agent's run to work on, or its row when it has ended already."""
         with self._platform.uow() as uow:
             parent = active.hold(uow)

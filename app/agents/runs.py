@@ -191,6 +191,9 @@ def end(
     """End a locked run: message, tokens, open calls, the job behind it, the terminal event.
 
     Args:
+        platform: the process's platform.
+        uow: the unit of work.
+        row: the run, locked.
         state: completed, failed or cancelled.
         error: text for failed and cancelled.
         response: the whole streamed text; None = what can be found of it.

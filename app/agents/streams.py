@@ -95,11 +95,18 @@ class RunStream:
         self._publish(seq, kind, {**data, "session_id": str(self.session_id)})
 
     def _publish(self, seq: int, kind: str, data: JSONObject) -> None:
-        publish(self._platform.redis, self.run_id, self.app_id, seq, kind, data)
+        publish(
+            self._platform.redis,
+            run_id=self.run_id,
+            app_id=self.app_id,
+            seq=seq,
+            kind=kind,
+            data=data,
+        )
 
 
 def publish(
-    redis: Redis, run_id: UUID, app_id: str, seq: int, kind: str, data: JSONObject
+    redis: Redis, *, run_id: UUID, app_id: str, seq: int, kind: str, data: JSONObject
 ) -> None:
     """Append an event to the run's stream and tell the fleet; Redis away is only logged."""
     name = key(run_id)

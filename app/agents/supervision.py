@@ -51,9 +51,7 @@ def matches(policy: JSONObject, action: str, entity: str | None) -> bool:
     return wanted is None or wanted == entity
 
 
-def rate_limits(
-    policies: Sequence[JSONObject], action: str, entity: str | None
-) -> list[RateLimit]:
+def rate_limits(policies: Sequence[JSONObject], action: str, entity: str | None) -> list[RateLimit]:
     """Return the limits that apply to a call."""
     found = []
     for policy in policies:

@@ -33,7 +33,9 @@ def of_manifest(manifest: Mapping[str, Any]) -> dict[str, str]:  # Any: JSON val
     keys: dict[str, str] = {}
     for entity in manifest["dataContract"]:
         name = entity["entityName"]
-        keys |= {f"app:{app_id}:{name}.{a}": f"{text} {name} ({app_id})" for a, text in CRUD.items()}
+        keys |= {
+            f"app:{app_id}:{name}.{a}": f"{text} {name} ({app_id})" for a, text in CRUD.items()
+        }
     keys |= {f"app:{app_id}:{key}": f"{text} ({app_id})" for key, text in ALWAYS.items()}
     for declared in manifest.get("permissions", {}).get("permissions", ()):
         keys[f"app:{app_id}:{declared['key']}"] = declared["description"]

@@ -88,7 +88,10 @@ def _permissions(node: Node) -> JSONObject:
     if body is None:
         return {}
     keys = [
-        {"key": _key(item.required("key", str)), "description": item.optional("description", str, "")}
+        {
+            "key": _key(item.required("key", str)),
+            "description": item.optional("description", str, ""),
+        }
         for item in Node(body, "permissions").objects("permissions")
     ]
     return {"permissions": {"permissions": keys}}
@@ -118,7 +121,9 @@ def _webhooks(node: Node) -> list[JSONObject]:
         if not isinstance(body, dict):
             raise Invalid(f"manifest: 'webhooks[{position}]' must be a string or an object")
         entry = Node(body, f"webhooks[{position}]")
-        webhooks.append({"name": entry.text("name"), "method": entry.optional("method", str, "POST")})
+        webhooks.append(
+            {"name": entry.text("name"), "method": entry.optional("method", str, "POST")}
+        )
     distinct([webhook["name"] for webhook in webhooks], "webhook")
     return webhooks
 
@@ -147,7 +152,8 @@ def _public(node: Node, entities: list[JSONObject]) -> JSONObject:
         return {}
     public = Node(body, "public")
     rpcs = [
-        {"name": item.text("name"), "scope": _texts(item, "scope")} for item in public.objects("rpcs")
+        {"name": item.text("name"), "scope": _texts(item, "scope")}
+        for item in public.objects("rpcs")
     ]
     names = [rpc["name"] for rpc in rpcs]
     for name in names:

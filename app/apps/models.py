@@ -34,9 +34,5 @@ class App(Base):
     has_agent: Mapped[bool] = mapped_column(server_default=text("false"))
     has_frontend: Mapped[bool] = mapped_column(server_default=text("false"))
     icon: Mapped[UUID | None]
-    created_at: Mapped[datetime] = mapped_column(
-        DateTime(timezone=True), server_default=func.now()
-    )
-    updated_at: Mapped[datetime] = mapped_column(
-        DateTime(timezone=True), server_default=func.now()
-    )
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+    updated_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())

@@ -74,6 +74,21 @@ def add_system_user(session: Session, user_id: UUID) -> None:
     session.execute(row.on_conflict_do_nothing())
 
 
+def add_agent(
+    session: Session, user_id: UUID, *, email: str, display_name: str, owner_id: UUID | None
+) -> None:
+    """Insert the principal of an agent unless it exists."""
+    row = insert(User).values(
+        id=user_id,
+        email=email,
+        display_name=display_name,
+        kind=Kind.AGENT,
+        is_system=True,
+        owner_of_record=owner_id,
+    )
+    session.execute(row.on_conflict_do_nothing())
+
+
 def set_password_hash(session: Session, user_id: UUID, old: str, new: str) -> None:
     """Replace a hash unless somebody else has meanwhile."""
     session.execute(

@@ -245,6 +245,15 @@ def ensure_system_user(uow: UnitOfWork) -> None:
     repository.add_system_user(uow.session, SYSTEM_USER_ID)
 
 
+def ensure_agent(
+    uow: UnitOfWork, *, user_id: UUID, email: str, display_name: str, owner_id: UUID | None
+) -> None:
+    """Create the principal of an agent when it is missing; an existing one is left alone."""
+    repository.add_agent(
+        uow.session, user_id, email=email, display_name=display_name, owner_id=owner_id
+    )
+
+
 def me(session: Session, actor: Actor) -> Principal:
     """Return the caller as the API shows it.
 

@@ -23,7 +23,7 @@ from config.settings import load_settings
 RELEASE = "release"
 PLACEHOLDERS = {"DATABASE_URL": "postgresql://embedded", "REDIS_URL": "redis://embedded"}
 WARM_SHUTDOWN_S = 30.0
-CLOCK_DELAY_S = 1.0
+CLOCK_DELAY_S = 2.0
 
 
 def run(plan: Plan) -> None:

@@ -36,3 +36,9 @@ def lock_app(session: Session, app_id: str) -> None:
     Taken before any lock above.
     """
     session.execute(select(func.pg_advisory_xact_lock(APPS_NAMESPACE, func.hashtext(app_id))))
+
+
+def share_app(session: Session, app_id: str) -> None:
+    """Wait for a running install of an app and keep others out until the transaction ends."""
+    key = func.hashtext(app_id)
+    session.execute(select(func.pg_advisory_xact_lock_shared(APPS_NAMESPACE, key)))

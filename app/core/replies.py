@@ -25,6 +25,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from app.core.errors import NotReady
+from app.core.messaging import Queue
 
 log = structlog.get_logger(__name__)
 
@@ -34,6 +35,7 @@ POLL_S = 0.5
 DOWN_AFTER_S = 1.0
 BATCH = 500
 LIST_TTL_S = 120
+LOST_AFTER_S = 1.5
 
 
 class Silence(StrEnum):
@@ -94,7 +96,9 @@ class Question:
 
     id: str
     reply_to: str
+    queue: Queue
     waiting_for: set[str] | None = None
+    asked_at: float = field(default_factory=time.monotonic)
     holder: str | None = None
     replies: list[Reply] = field(default_factory=list)
     silence: Silence | None = None
@@ -166,18 +170,25 @@ class Replies:
         self._questions: dict[str, Question] = {}
         self._alive: frozenset[str] = frozenset()
         self._checked_at = float("-inf")
+        self._death_at: float | None = None
         self._key = ""
+        self._closed = threading.Event()
+
+    def close(self) -> None:
+        """End the reader; questions asked later stay without an answer."""
+        self._closed.set()
 
     @contextmanager
-    def ask(self, nodes: Collection[str] | None = None) -> Iterator[Question]:
+    def ask(self, queue: Queue, nodes: Collection[str] | None = None) -> Iterator[Question]:
         """Open a question; send it inside the block, then wait for it.
 
         Args:
+            queue: where the question is put.
             nodes: the nodes that must all answer; None = any one.
         """
         self._start()
         waiting_for = None if nodes is None else set(nodes)
-        question = Question(secrets.token_hex(12), self._key, waiting_for)
+        question = Question(secrets.token_hex(12), self._key, queue, waiting_for)
         if waiting_for is not None and not waiting_for:
             question.done.set()
         self._questions[question.id] = question
@@ -224,7 +235,7 @@ class Replies:
     def _read(self) -> None:
         redis = self._connect()
         answered_at = time.monotonic()
-        while True:
+        while not self._closed.is_set():
             try:
                 self._poll(redis)
                 answered_at = time.monotonic()
@@ -233,7 +244,8 @@ class Replies:
                     self._checked_at = float("-inf")
                     self._fail_all(Silence.NO_REDIS)
                     log.warning("replies_unreachable", reason=type(exc).__name__)
-                time.sleep(0.2)
+                self._closed.wait(0.2)
+        redis.close()
 
     def _poll(self, redis: Redis) -> None:
         first: Any = redis.blpop([self._key], timeout=POLL_S)  # Any: (key, element) or None
@@ -243,9 +255,37 @@ class Replies:
             for raw in more or ():
                 self._deliver(raw)
         if time.monotonic() - self._checked_at >= POLL_S:
+            before = self._alive
             alive = self._look(redis)
+            if before - alive:
+                self._death_at = time.monotonic()
             for question in list(self._questions.values()):
                 question.nodes_are(alive)
+            self._give_up_lost(redis)
+
+    def _give_up_lost(self, redis: Redis) -> None:
+        """End questions that a node took off the queue and died with before it could say so.
+
+        Whoever takes a question tells soon. One that nobody has although its queue is empty,
+        asked before a node died, will never be answered.
+        """
+        death = self._death_at
+        if death is None or time.monotonic() - death < LOST_AFTER_S:
+            return
+        self._death_at = None
+        suspects = [
+            q
+            for q in self._questions.values()
+            if q.holder is None and q.waiting_for is None and q.asked_at <= death
+        ]
+        for queue in {q.queue for q in suspects}:
+            if redis.llen(queue) != 0:
+                # The survivors have not come to it yet: look again later.
+                self._death_at = death
+                continue
+            for question in suspects:
+                if question.queue is queue:
+                    question.fail(Silence.NODE_DIED)
 
     def _deliver(self, raw: bytes) -> None:
         reply = Reply.decode(raw)

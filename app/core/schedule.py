@@ -100,9 +100,7 @@ class Calendar:
     def matches(self, minute: datetime, zone: ZoneInfo) -> bool:
         """Tell whether a real minute (aware) matches in a zone."""
         local = minute.astimezone(zone)
-        return (
-            local.minute in self.minute and local.hour in self.hour and self.on_day(local.date())
-        )
+        return local.minute in self.minute and local.hour in self.hour and self.on_day(local.date())
 
     def next_after(self, moment: datetime, zone: ZoneInfo) -> datetime | None:
         """Return the first matching real minute strictly after a moment, in UTC.

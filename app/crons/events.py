@@ -27,4 +27,3 @@ class CronDeleted(Event):
 
     cron_id: UUID
     app_id: str
-

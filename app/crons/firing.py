@@ -37,9 +37,8 @@ class Routes:
             if not workers_service.wanted(session, app_id).has_code
         }
 
-    def of(self, app_id: str, payload: Any) -> str:  # Any: a JSON value
-        """Return the route of a cron's job."""
-        has_message = isinstance(payload, dict) and isinstance(payload.get("message"), str)
+    def of(self, app_id: str, *, has_message: bool) -> str:
+        """Return the route of a cron's job; ``has_message``: there is a text for an agent."""
         if app_id in self._with_agent and (has_message or app_id in self._without_code):
             return jobs_service.AGENT
         return jobs_service.WORKER
@@ -52,13 +51,14 @@ def job_of(
     owner: UUID,
     routes: Routes,
 ) -> NewJob:
-    """Return the job that one tick or trigger of a cron queues."""
+    """Return the job that a trigger of a cron queues."""
+    message = payload.get("message") if isinstance(payload, dict) else None
     return NewJob(
         app_id,
         rules.job_payload(payload, str(cron_id)),
         owner,
         source="cron",
-        route=routes.of(app_id, payload),
+        route=routes.of(app_id, has_message=isinstance(message, str)),
         cron_id=cron_id,
     )
 
@@ -103,14 +103,11 @@ def _refused(uow: UnitOfWork, due: Sequence[DueRun]) -> dict[int, Outcome]:
 def _queue(uow: UnitOfWork, due: Sequence[DueRun]) -> list[Outcome]:
     if not due:
         return []
-    routes = Routes(uow.session, {run.app_id for run in due})
-    jobs = [
-        job_of(run.cron_id, run.app_id, run.payload, run.created_by, routes)
-        for run in due
-        if run.created_by is not None
-    ]
-    ids = jobs_service.put(uow, jobs)
+    app_ids = {run.app_id for run in due}
+    routes = Routes(uow.session, app_ids)
+    chosen = {run.runid: routes.of(run.app_id, has_message=run.has_message) for run in due}
+    ids = jobs_service.put_selected(uow, app_ids, repository.jobs_of(chosen))
     return [
-        Outcome(run.runid, "succeeded", f"enqueued msg {msg_id}", msg_id)
-        for run, msg_id in zip(due, ids, strict=True)
+        Outcome(runid, "succeeded", f"enqueued msg {msg_id}", msg_id)
+        for runid, msg_id in zip(sorted(chosen), ids, strict=True)
     ]

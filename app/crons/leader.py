@@ -12,12 +12,14 @@ from __future__ import annotations
 import select
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+import psycopg2
 import structlog
 from sqlalchemy import Connection, Engine, create_engine, pool, text
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from app.core.clock import Clock, utc_now
@@ -32,6 +34,23 @@ RELOAD_S = 30.0
 LONGEST_WAIT_S = 0.5
 # Crons are not reloaded in the last moments before a tick, which would be late by it.
 QUIET_S = 1.0
+
+
+@dataclass(slots=True)
+class _Lead:
+    """What holding the lock comes with.
+
+    Attributes:
+        connection: holds the lock.
+        handled: the last minute whose ticks are written down.
+        changed: some cron changed since the last load.
+    """
+
+    connection: Connection
+    handled: datetime
+    ticker: Ticker
+    loaded_at: float = float("-inf")
+    changed: bool = True
 
 
 class Leader:
@@ -51,6 +70,7 @@ class Leader:
             engine: names the database; the connection is a private one beside its pool.
             retry_s: seconds between two attempts to lead.
             fire: told how many ticks were written down; must return at once.
+            clock: tells the time.
         """
         # A pooled connection could outlive its leadership with the lock still in it.
         self._engine = create_engine(
@@ -69,17 +89,13 @@ class Leader:
         self._retry_s = retry_s
         self._fire = fire
         self._clock = clock
-        self._ticker = Ticker()
-        self._connection: Connection | None = None
-        self._handled: datetime | None = None
-        self._loaded_at = float("-inf")
-        self._changed = False
+        self._lead: _Lead | None = None
         self._tried_at = float("-inf")
 
     @property
     def leading(self) -> bool:
         """Whether this process holds the lock, as far as it knows."""
-        return self._connection is not None
+        return self._lead is not None
 
     def step(self) -> None:
         """Do what is due, then wait until something is, at most half a second.
@@ -87,90 +103,78 @@ class Leader:
         A database that is away ends leadership and is never raised.
         """
         try:
-            if self._connection is None and not self._try_to_lead():
-                self._pause(LONGEST_WAIT_S)
+            if self._lead is None:
+                self._lead = self._try_to_lead()
+            if self._lead is None:
+                time.sleep(LONGEST_WAIT_S)
                 return
-            self._reload_if_needed()
-            self._tick()
-            self._wait()
-        except (OperationalError, InterfaceError, DBAPIError, OSError) as exc:
+            self._reload_if_needed(self._lead)
+            self._tick(self._lead)
+            self._wait(self._lead)
+        except (DBAPIError, psycopg2.Error, OSError) as exc:
             log.warning("scheduler_lost_database", reason=type(exc).__name__)
             self.resign()
-            self._pause(LONGEST_WAIT_S)
+            time.sleep(LONGEST_WAIT_S)
 
     def resign(self) -> None:
         """Give up the lock; another beat may lead at once."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
+        lead, self._lead = self._lead, None
+        if lead is not None:
             try:
-                connection.invalidate()
+                lead.connection.invalidate()
             finally:
-                connection.close()
+                lead.connection.close()
 
-    def _try_to_lead(self) -> bool:
+    def _try_to_lead(self) -> _Lead | None:
         if time.monotonic() - self._tried_at < self._retry_s:
-            return False
+            return None
         self._tried_at = time.monotonic()
         connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
         values = {"namespace": NAMESPACE, "name": int(AdvisoryLock.SCHEDULER)}
         query = text("SELECT pg_try_advisory_lock(:namespace, :name)")
         if not connection.execute(query, values).scalar_one():
             connection.close()
-            return False
-        self._connection = connection
+            return None
         connection.execute(text(f"LISTEN {repository.CHANGED}"))
         with Session(connection) as session:
-            self._handled = repository.last_minute(session, otherwise=floor_minute(self._clock()))
-        self._ticker = Ticker()
-        self._load()
+            handled = repository.last_minute(session, otherwise=floor_minute(self._clock()))
         log.info("scheduler_leads")
-        return True
+        return _Lead(connection, handled, Ticker())
 
-    def _reload_if_needed(self) -> None:
-        if self._changed:
-            self._load()
-        elif time.monotonic() - self._loaded_at > RELOAD_S and self._seconds_left() > QUIET_S:
-            self._load()
-
-    def _load(self) -> None:
-        assert self._connection is not None and self._handled is not None  # noqa: S101
-        self._changed = False
-        self._loaded_at = time.monotonic()
-        with Session(self._connection) as session:
-            self._ticker.load(repository.plans(session), handled=self._handled)
-
-    def _tick(self) -> None:
-        assert self._connection is not None and self._handled is not None  # noqa: S101
-        now = self._clock()
-        minute = floor_minute(now)
-        ticks = self._ticker.take(now=now, handled=self._handled)
-        if not ticks and minute <= self._handled:
+    def _reload_if_needed(self, lead: _Lead) -> None:
+        old = time.monotonic() - lead.loaded_at > RELOAD_S
+        if not lead.changed and not (old and self._seconds_left(lead) > QUIET_S):
             return
-        with Session(self._connection) as session:
-            fired = repository.write_ticks(session, ticks, minute=max(minute, self._handled))
-        self._handled = max(minute, self._handled)
+        lead.changed = False
+        lead.loaded_at = time.monotonic()
+        with Session(lead.connection) as session:
+            lead.ticker.load(repository.plans(session), handled=lead.handled)
+
+    def _tick(self, lead: _Lead) -> None:
+        now = self._clock()
+        minute = max(floor_minute(now), lead.handled)
+        ticks = lead.ticker.take(now=now, handled=lead.handled)
+        if not ticks and minute == lead.handled:
+            return
+        with Session(lead.connection) as session:
+            fired = repository.write_ticks(session, ticks, minute=minute)
+        lead.handled = minute
         if fired:
             self._fire(fired)
 
-    def _seconds_left(self) -> float:
+    def _seconds_left(self, lead: _Lead) -> float:
         """Return the seconds until the next tick or the end of the minute."""
-        assert self._handled is not None  # noqa: S101
         now = self._clock()
-        next_minute = max(floor_minute(now), self._handled) + MINUTE
-        due = self._ticker.next_due()
-        end = next_minute if due is None else min(due, next_minute)
-        return (end - now).total_seconds()
+        end = max(floor_minute(now), lead.handled) + MINUTE
+        due = lead.ticker.next_due()
+        return ((end if due is None else min(due, end)) - now).total_seconds()
 
-    def _wait(self) -> None:
+    def _wait(self, lead: _Lead) -> None:
         """Sleep until something is due, a cron changes or the connection breaks."""
-        assert self._connection is not None  # noqa: S101
-        raw: Any = self._connection.connection.driver_connection  # Any: psycopg2's connection
-        timeout = max(0.0, min(self._seconds_left(), LONGEST_WAIT_S))
-        if select.select([raw], [], [], timeout)[0]:
+        raw: Any = lead.connection.connection.driver_connection  # Any: psycopg2's connection
+        timeout_s = max(0.0, min(self._seconds_left(lead), LONGEST_WAIT_S))
+        if select.select([raw], [], [], timeout_s)[0]:
             raw.poll()
         if raw.notifies:
             raw.notifies.clear()
-            self._changed = True
-
-    def _pause(self, seconds: float) -> None:
-        time.sleep(seconds)
+            lead.changed = True

@@ -37,7 +37,7 @@ class CronSchedule(Base):
         source: ``api``, or ``manifest``: deleted when a later manifest does not list it.
         pg_job_id: the running number of its present schedule; None while it is disabled.
         anchor_at: creation, enabling or change of the schedule; nothing before it is caught up.
-        last_tick_at: the tick that was scheduled last.
+        last_tick_at: the latest tick of an interval schedule.
     """
 
     __tablename__ = "cron_schedules"
@@ -62,12 +62,8 @@ class CronSchedule(Base):
     )
     anchor_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
     last_tick_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
-    created_at: Mapped[datetime] = mapped_column(
-        DateTime(timezone=True), server_default=func.now()
-    )
-    updated_at: Mapped[datetime] = mapped_column(
-        DateTime(timezone=True), server_default=func.now()
-    )
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+    updated_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
 
 
 class CronRun(Base):
@@ -79,6 +75,7 @@ class CronRun(Base):
         CheckConstraint("status IN ('due', 'succeeded', 'skipped', 'failed')", name="status"),
         Index("ix_cron_runs_due", "cron_id", "runid", postgresql_where=text("status = 'due'")),
         Index("ix_cron_runs_cron_id_runid", "cron_id", "runid"),
+        Index("ix_cron_runs_start_time", "start_time", postgresql_using="brin"),
     )
 
     runid: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
@@ -89,7 +86,7 @@ class CronRun(Base):
     status: Mapped[str] = mapped_column(Text)
     return_message: Mapped[str | None] = mapped_column(Text)
     start_time: Mapped[datetime | None] = mapped_column(
-        DateTime(timezone=True), server_default=func.now(), index=True
+        DateTime(timezone=True), server_default=func.now()
     )
     end_time: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     msg_id: Mapped[int | None] = mapped_column(BigInteger)

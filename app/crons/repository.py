@@ -2,31 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Select, bindparam, delete, func, or_, select, text, update
+from sqlalchemy import bindparam, delete, func, or_, select, text, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
 
 from app.core.db import SCHEMA
 from app.crons.models import PG_JOB_ID, CronRun, CronSchedule, SchedulerState
 from app.crons.ticker import Plan, Tick
+from app.pgqueue.types import Selection
 
 CHANGED = "trellis_crons"
 
 
 @dataclass(frozen=True, slots=True)
 class DueRun:
-    """A tick that waits to become a job, with its cron as it is now."""
+    """A tick that waits to become a job, with its cron as it is now.
+
+    Attributes:
+        has_message: the payload has a text ``message``, which an agent would be given.
+    """
 
     runid: int
     cron_id: UUID
     app_id: str
-    payload: Any  # Any: a JSON value
+    has_message: bool
     overlap_policy: str
     enabled: bool
     created_by: UUID | None
@@ -42,7 +47,9 @@ class Outcome:
     msg_id: int | None = None
 
 
-def find(session: Session, app_id: str, cron_id: UUID, *, lock: bool = False) -> CronSchedule | None:
+def find(
+    session: Session, app_id: str, cron_id: UUID, *, lock: bool = False
+) -> CronSchedule | None:
     """Return a cron of an app; ``lock`` keeps others from changing it."""
     query = select(CronSchedule).where(CronSchedule.app_id == app_id, CronSchedule.id == cron_id)
     if lock:
@@ -75,9 +82,7 @@ def of_apps(
 ) -> list[CronSchedule]:
     """Return all crons of some apps and one owner's of others, by app and name."""
     mine = CronSchedule.app_id.in_(own) & (CronSchedule.created_by == owner)
-    query: Select[tuple[CronSchedule]] = select(CronSchedule).where(
-        or_(CronSchedule.app_id.in_(whole), mine)
-    )
+    query = select(CronSchedule).where(or_(CronSchedule.app_id.in_(whole), mine))
     return list(session.scalars(query.order_by(CronSchedule.app_id, CronSchedule.name)))
 
 
@@ -136,7 +141,8 @@ WITH due AS (
     SELECT runid, cron_id FROM {SCHEMA}.cron_runs WHERE status = 'due'
     ORDER BY cron_id, runid LIMIT :most FOR UPDATE SKIP LOCKED
 )
-SELECT d.runid, c.id, c.app_id, c.payload, c.overlap_policy, c.enabled, c.created_by
+SELECT d.runid, c.id, c.app_id, jsonb_typeof(c.payload -> 'message') IS NOT DISTINCT FROM 'string',
+    c.overlap_policy, c.enabled, c.created_by
 FROM due d JOIN {SCHEMA}.cron_schedules c ON c.id = d.cron_id
 ORDER BY d.runid
 """)  # noqa: S608 - only our own schema name is put in
@@ -145,6 +151,28 @@ ORDER BY d.runid
 def take_due(session: Session, *, most: int) -> list[DueRun]:
     """Lock ticks that wait to be fired, oldest first; those of other transactions are skipped."""
     return [DueRun(*row) for row in session.execute(TAKE_DUE, {"most": most})]
+
+
+# A payload that is an object gets its cron's id; others stay as they are.
+JOBS = Selection(
+    statement=f"""
+SELECT c.app_id, w.route, c.created_by AS user_id, 'cron' AS source, c.id AS cron_id,
+    CASE WHEN jsonb_typeof(c.payload) = 'object'
+        THEN c.payload || jsonb_build_object('cron_id', c.id) ELSE c.payload END AS payload,
+    r.runid AS place
+FROM unnest(CAST(:runid AS bigint[]), CAST(:route AS text[])) AS w(runid, route)
+JOIN {SCHEMA}.cron_runs r ON r.runid = w.runid
+JOIN {SCHEMA}.cron_schedules c ON c.id = r.cron_id
+""",  # noqa: S608 - only our own schema name is put in
+    columns=("app_id", "route", "user_id", "source", "cron_id", "payload"),
+    values={},
+)
+
+
+def jobs_of(routes: Mapping[int, str]) -> Selection:
+    """Return what makes one job of each run; ``routes``: the run's id and its job's route."""
+    values = {"runid": list(routes), "route": list(routes.values())}
+    return replace(JOBS, values=values)
 
 
 FINISH = text(f"""
@@ -169,7 +197,6 @@ def prune_runs(session: Session, *, age_s: float, most: int = 10_000) -> int:
     old = (
         select(CronRun.runid)
         .where(CronRun.start_time < func.now() - func.make_interval(0, 0, 0, 0, 0, 0, age_s))
-        .order_by(CronRun.start_time)
         .limit(most)
     )
     result: Any = session.execute(  # Any: CursorResult
@@ -201,7 +228,8 @@ def last_minute(session: Session, *, otherwise: datetime) -> datetime:
     return session.execute(select(SchedulerState.last_minute)).scalar_one() or otherwise
 
 
-# An interval cron never has more than one tick pending; a cron that was changed or disabled
+# Calendar schedules are caught up from ``last_minute`` alone, so only intervals move
+# ``last_tick_at``. An interval cron never has more than one tick pending; a cron that was changed or disabled
 # meanwhile has none of its old ones.
 TICK = text(f"""
 WITH tick AS (
@@ -218,8 +246,9 @@ WITH tick AS (
     RETURNING runid
 ), moved AS (
     UPDATE {SCHEMA}.cron_schedules c SET last_tick_at = t.last
-    FROM (SELECT cron_id, max(scheduled_for) AS last FROM tick GROUP BY cron_id) t
-    WHERE c.id = t.cron_id
+    FROM (SELECT cron_id, max(scheduled_for) AS last, bool_or(is_interval) AS is_interval
+        FROM tick GROUP BY cron_id) t
+    WHERE c.id = t.cron_id AND t.is_interval
 ), noted AS (
     UPDATE {SCHEMA}.scheduler_state
     SET last_minute = greatest(last_minute, CAST(:minute AS timestamptz))

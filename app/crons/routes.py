@@ -80,9 +80,7 @@ class Cron(View):
         self, body: dict[str, Any], app_id: str, cron_id: str
     ) -> CronSchedule:  # Any: JSON values
         """Change the given fields."""
-        return service.update(
-            self.uow, self.actor, app_id=app_id, cron_id=cron_id, changes=body
-        )
+        return service.update(self.uow, self.actor, app_id=app_id, cron_id=cron_id, changes=body)
 
     @gates.permission(WRITE)
     @blp.response(200, MessageOut)

@@ -54,7 +54,10 @@ def check_timezone(timezone: str | None) -> None:
 
 def check_payload(payload: Any) -> None:  # Any: a JSON value
     """Raise ``Invalid`` when a payload is too large."""
-    if len(json.dumps(payload, ensure_ascii=False, separators=(",", ":")).encode()) > MAX_PAYLOAD_BYTES:
+    if (
+        len(json.dumps(payload, ensure_ascii=False, separators=(",", ":")).encode())
+        > MAX_PAYLOAD_BYTES
+    ):
         raise Invalid("payload too large")
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from marshmallow import Schema, ValidationError, fields, validates
 
-from app.http.schemas import UTCDateTime, WireSchema
 from app.crons.rules import POLICIES
+from app.http.schemas import UTCDateTime, WireSchema
 
 
 class _CronIn(WireSchema):

@@ -202,7 +202,9 @@ def sync_manifest(uow: UnitOfWork, event: AppInstalled) -> None:
     """
     wanted = rules.read_manifest(list(event.manifest.get("crons") or []))
     names = {cron.name for cron in wanted}
-    leftover = [c for c in repository.manifest_made(uow.session, event.app_id) if c.name not in names]
+    leftover = [
+        c for c in repository.manifest_made(uow.session, event.app_id) if c.name not in names
+    ]
     for cron in leftover:
         _drop(uow, cron)
     for entry in wanted:
@@ -254,7 +256,7 @@ def _apply(session: Session, cron: CronSchedule, changes: Mapping[str, Any]) -> 
     for field, value in changes.items():
         setattr(cron, field, value)
     if (cron.schedule, cron.timezone, cron.enabled) != before:
-        cron.anchor_at = func.clock_timestamp()  # type: ignore[assignment]
+        cron.anchor_at = func.clock_timestamp()
         cron.last_tick_at = None
         cron.pg_job_id = repository.next_pg_job_id(session) if cron.enabled else None
 

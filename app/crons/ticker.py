@@ -70,6 +70,7 @@ class Ticker:
         """Take over the enabled crons; those that did not change keep their place.
 
         Args:
+            plans: all of them.
             handled: the last minute whose ticks are written down.
         """
         before = self._entries
@@ -150,7 +151,7 @@ def _next_of(entry: _Entry, handled: datetime) -> datetime | None:
             return max(plan.anchor_at, entry.ticked_at or plan.anchor_at) + schedule.period
         return _next_minute(schedule, plan.timezone, max(handled, floor_minute(plan.anchor_at)))
     except ScheduleError as exc:
-        log.error("cron_not_schedulable", cron_id=str(plan.cron_id), reason=str(exc))
+        log.warning("cron_not_schedulable", cron_id=str(plan.cron_id), reason=str(exc))
         return None
 
 

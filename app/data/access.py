@@ -49,6 +49,7 @@ class Target:
     app_id: str
     entity: Entity
     statements: Statements
+    hooked: bool
 
     def record_id(self, text: str) -> str:
         """Return a path id; a UUID unless the entity's keys are texts."""
@@ -73,6 +74,16 @@ class Target:
         with self.errors(translate, casts):
             return query(self.session, statement, parameters)
 
+    def page_with_total(
+        self,
+        statement: str,
+        parameters: Sequence[Any],  # Any: values psycopg2 adapts
+        casts: Sequence[Cast],
+    ) -> str:
+        """Run a statement that gives a page's JSON and a count; return the query's answer."""
+        row: Any = self.execute(statement, parameters, casts=casts).one()  # Any: text and count
+        return f'{{"data":{row[0]},"total":{row[1]}}}'
+
     @contextmanager
     def errors(self, translate: Translate, casts: Sequence[Cast]) -> Iterator[None]:
         """Raise what a database error inside means to the client."""
@@ -92,6 +103,24 @@ class Target:
         # Lost connections and cancelled statements are the edge's business.
         known = exc.connection_invalidated or not state or state.startswith(("08", "57"))
         return exc if known else _unexpected(exc)
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """An app's entities in a transaction.
+
+    Attributes:
+        hooked: some hook watches the app.
+    """
+
+    data: registry.AppData
+    hooked: bool
+
+    def target(self, session: Session, entity: str) -> Target:
+        """Return one of the entities, ready for statements."""
+        data = self.data
+        statements = data.statements[entity].quoted(session)
+        return Target(session, data.app_id, data.entities[entity], statements, self.hooked)
 
 
 def open_entity(
@@ -122,25 +151,26 @@ def open_entity(
     """
     check_app_id(app_id)
     found = lookup(session, actor, app_id, statement_timeout)
-    target = None if found is None else found.entities.get(entity)
+    target = None if found is None else found.data.entities.get(entity)
     if record_id is not None and (target is None or not target.text_key):
         parse_uuid(record_id)
     if found is None or target is None:
         raise no_entity(app_id, entity)
     if action is not None:
         (actor or NOBODY).require(f"app:{app_id}:{entity}.{action}")
-    return Target(session, app_id, target, found.statements[entity])
+    return found.target(session, entity)
 
 
 def lookup(
     session: Session, actor: Actor | None, app_id: str, statement_timeout: timedelta
-) -> registry.AppData | None:
+) -> Opened | None:
     """Set the transaction's actor and return the app's entities; None if it has none."""
     if not is_identifier(app_id):
         return None
     limit_ms = round(statement_timeout.total_seconds() * 1000)
-    stamp = repository.stamp_in_context(session, app_id, actor, limit_ms)
-    return registry.load(session, app_id, stamp)
+    stamp, hooked = repository.open_app(session, app_id, actor, limit_ms)
+    found = registry.load(session, app_id, stamp)
+    return None if found is None else Opened(found, hooked)
 
 
 NOBODY = Actor(user_id=None)
@@ -151,7 +181,7 @@ def _wrong_cast(session: Session, casts: Sequence[Cast]) -> Invalid | None:
     with session.get_bind().engine.connect() as connection:
         for field, text in casts:
             try:
-                connection.exec_driver_sql(f"SELECT %s::{field.kind.value}", (text,))  # noqa: S608 - a constant of ours
+                connection.exec_driver_sql(f"SELECT %s::{field.kind.value}", (text,))
             except DBAPIError:
                 return not_valid(field, text)
     return None

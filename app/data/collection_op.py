@@ -17,6 +17,7 @@ from app.core.uow import UnitOfWork
 from app.data import filters, writing
 from app.data.access import NOBODY, STATEMENT_TIMEOUT, Target, lookup
 from app.data.contract import Entity
+from app.data.events import announce
 from app.data.execution import render
 from app.data.values import JSONValue
 
@@ -65,14 +66,17 @@ def collection_op(
         raise Invalid(f"unsupported op: {op}")
     acting = None if actor is None else actor.via(Source.COLLECTION)
     found = lookup(uow.session, acting, app_id, STATEMENT_TIMEOUT)
-    if found is None or entity not in found.entities:
+    if found is None or entity not in found.data.entities:
         raise NotFound(f"entity '{entity}' not found in app '{app_id}'")
     if not unrestricted:
         (acting or NOBODY).require(f"app:{app_id}:{entity}.{ACTIONS[op]}")
     if not isinstance(data, dict):
         raise Invalid("data must be a JSON object")
-    target = Target(uow.session, app_id, found.entities[entity], found.statements[entity])
-    return OPERATIONS[op](target, data, options if isinstance(options, dict) else {})
+    target = found.target(uow.session, entity)
+    result = OPERATIONS[op](target, data, options if isinstance(options, dict) else {})
+    if ACTIONS[op] != "read":
+        announce(uow, target)
+    return result
 
 
 def _insert(target: Target, data: dict[str, JSONValue], _options: Options) -> JSONValue:
@@ -117,7 +121,7 @@ def _find_one(target: Target, data: dict[str, JSONValue], options: Options) -> J
 def _rows(
     target: Target, data: dict[str, JSONValue], options: Options, limit: int
 ) -> list[JSONValue]:
-    where, condition = filters.matching(target.entity, data)
+    where, condition = filters.matching(target.entity.by_name, data)
     order = _order(target.entity, options.get("order_by"))
     statement = render(target.session, target.statements.page(where, order))
     offset = _natural(options, "offset", 2**62) or 0
@@ -142,7 +146,7 @@ def _order(entity: Entity, order_by: JSONValue) -> sql.Composable:
         raise Invalid("order_by must be an array of [field, 'asc' or 'desc']")
     parts: list[sql.Composable] = [
         sql.SQL("t.{} {}").format(
-            sql.Identifier(filters.known(entity, name).name), sql.SQL(direction.upper())
+            sql.Identifier(filters.known(entity.by_name, name).name), sql.SQL(direction.upper())
         )
         for name, direction in pairs
     ]

@@ -30,6 +30,7 @@ class Field:
         target: entity of the same app, ``core:users``, or None.
         default: JSON value, None = no default.
         on_delete: ``cascade``, ``restrict`` or ``set_null``; only meaningful with a target.
+        absent: another app's entity has it and this one does not; every row holds NULL.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Field:
     enum: tuple[str, ...] = ()
     target: str | None = None
     on_delete: str = "set_null"
+    absent: bool = False
 
     def to_json(self) -> JSONObject:
         """Return the normalised declaration."""

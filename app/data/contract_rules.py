@@ -183,18 +183,19 @@ def _check_default(field: JSONObject, kind: Kind) -> None:
     value = field["default_value"]
     nested = isinstance(value, dict) or (isinstance(value, list) and not kind.is_array)
     type_name = "text" if field["type"] == "file" else field["type"]
+    wrong = Invalid(f"field '{field['name']}': default_value is not a valid {field['type']}")
+    if nested and kind is not Kind.JSON:
+        raise wrong
     try:
-        if nested and kind is not Kind.JSON:
-            raise WrongValue
         convert(type_name, kind, value)
     except WrongValue as exc:
-        raise Invalid(
-            f"field '{field['name']}': default_value is not a valid {field['type']}"
-        ) from exc
+        raise wrong from exc
 
 
 def _check_enum(field: JSONObject, kind: Kind) -> None:
-    element = {Kind.TEXTS: Kind.TEXT, Kind.NUMBERS: Kind.NUMBER, Kind.JSON: Kind.TEXT}.get(kind, kind)
+    element = {Kind.TEXTS: Kind.TEXT, Kind.NUMBERS: Kind.NUMBER, Kind.JSON: Kind.TEXT}.get(
+        kind, kind
+    )
     for value in field.get("enum_values", ()):
         try:
             convert("", element, value)
@@ -213,7 +214,5 @@ def _unique_index_names(entities: Sequence[JSONObject]) -> None:
     for entity in entities:
         for index in entity.get("indexes", ()):
             if index["name"] in taken:
-                raise Invalid(
-                    f"entity '{entity['entityName']}': duplicate index '{index['name']}'"
-                )
+                raise Invalid(f"entity '{entity['entityName']}': duplicate index '{index['name']}'")
             taken.add(index["name"])

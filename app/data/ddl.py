@@ -75,9 +75,7 @@ def alter(app_id: str, entity: str, action: sql.Composable) -> sql.Composed:
 
 def alter_column(app_id: str, entity: str, name: str, action: sql.Composable) -> sql.Composed:
     """Return ALTER TABLE ... ALTER COLUMN with one action."""
-    return alter(
-        app_id, entity, sql.SQL("ALTER COLUMN {} {}").format(sql.Identifier(name), action)
-    )
+    return alter(app_id, entity, sql.SQL("ALTER COLUMN {} {}").format(sql.Identifier(name), action))
 
 
 def convert_type(app_id: str, entity: str, field: Field, live_type: str) -> sql.Composed:
@@ -223,7 +221,9 @@ def probe_check(app_id: str, entity: str, check: Check) -> list[sql.Composable]:
         sql.SQL("CREATE TEMPORARY TABLE trellis_probe (LIKE {}) ON COMMIT DROP").format(
             table(app_id, entity)
         ),
-        sql.SQL("CREATE INDEX ON pg_temp.trellis_probe ((1)) WHERE ({})").format(sql.SQL(check.expr)),
+        sql.SQL("CREATE INDEX ON pg_temp.trellis_probe ((1)) WHERE ({})").format(
+            sql.SQL(check.expr)
+        ),
         sql.SQL("DROP TABLE pg_temp.trellis_probe"),
     ]
 
@@ -231,8 +231,7 @@ def probe_check(app_id: str, entity: str, check: Check) -> list[sql.Composable]:
 def touch_trigger(app_id: str, entity: str) -> sql.Composed:
     """Return the statement that keeps ``updated_at`` current."""
     return sql.SQL(
-        "CREATE OR REPLACE TRIGGER {} BEFORE UPDATE ON {} FOR EACH ROW"
-        " EXECUTE FUNCTION {}()"
+        "CREATE OR REPLACE TRIGGER {} BEFORE UPDATE ON {} FOR EACH ROW EXECUTE FUNCTION {}()"
     ).format(
         sql.Identifier(TOUCH_TRIGGER),
         table(app_id, entity),

@@ -12,14 +12,15 @@ from sqlalchemy.orm import Session
 
 def render(session: Session, statement: sql.Composable) -> str:
     """Return the text of a statement, quoted for the session's connection."""
-    return statement.as_string(session.connection().connection.driver_connection)
+    driver: Any = session.connection().connection.driver_connection  # Any: psycopg2's connection
+    return str(statement.as_string(driver))
 
 
 def run(session: Session, statement: sql.Composable) -> CursorResult[Any]:  # Any: SQL values
     """Execute a statement that has no parameters (a ``%`` in it means itself)."""
-    connection = session.connection()
-    text = statement.as_string(connection.connection.driver_connection)
-    return connection.exec_driver_sql(text, execution_options={"no_parameters": True})
+    text = render(session, statement)
+    options = {"no_parameters": True}
+    return session.connection().exec_driver_sql(text, execution_options=options)
 
 
 def query(

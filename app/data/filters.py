@@ -13,10 +13,11 @@ from typing import Any
 from psycopg2 import sql
 
 from app.core.errors import Invalid
-from app.data.contract import Entity, Field
+from app.data.contract import Field
 from app.data.values import CONVERTERS, JSONValue, Kind, WrongValue, compact, scalar_text
 
 MAX_DEPTH = 32
+Fields = Mapping[str, Field]
 TRUE = sql.SQL("TRUE")
 FALSE = sql.SQL("FALSE")
 COMPARISONS = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
@@ -71,11 +72,11 @@ def operand_text(target: Field, operand: JSONValue) -> str:
     return text
 
 
-def equality(entity: Entity, filters: Mapping[str, str]) -> tuple[sql.Composable, Condition]:
+def equality(fields: Fields, filters: Mapping[str, str]) -> tuple[sql.Composable, Condition]:
     """Return the condition of a list's query parameters.
 
     Args:
-        entity: what is listed.
+        fields: columns of what is listed.
         filters: field names and texts.
 
     Raises:
@@ -84,35 +85,35 @@ def equality(entity: Entity, filters: Mapping[str, str]) -> tuple[sql.Composable
     condition = Condition()
     parts = []
     for name, text in filters.items():
-        target = known(entity, name)
+        target = known(fields, name)
         parts.append(_compare(target, "=", condition.value(target, text)))
     return joined(" AND ", parts, TRUE), condition
 
 
-def matching(entity: Entity, values: Mapping[str, JSONValue]) -> tuple[sql.Composable, Condition]:
+def matching(fields: Fields, values: Mapping[str, JSONValue]) -> tuple[sql.Composable, Condition]:
     """Return the condition of app code's equality map; null means IS NULL."""
     condition = Condition()
-    parts = [_equals(condition, known(entity, name), value) for name, value in values.items()]
+    parts = [_equals(condition, known(fields, name), value) for name, value in values.items()]
     return joined(" AND ", parts, TRUE), condition
 
 
-def where(entity: Entity, body: JSONValue) -> tuple[sql.Composable, Condition]:
+def where(fields: Fields, body: JSONValue) -> tuple[sql.Composable, Condition]:
     """Return the condition of a query's ``where``.
 
     Raises:
         Invalid: the contract's error table of section 5.3.
     """
     condition = Condition()
-    return _where(entity, condition, body, 1), condition
+    return _where(fields, condition, body, 1), condition
 
 
-def known(entity: Entity, name: str) -> Field:
+def known(fields: Fields, name: str) -> Field:
     """Return a column by name.
 
     Raises:
         Invalid: the entity has no such field.
     """
-    target = entity.by_name.get(name)
+    target = fields.get(name)
     if target is None:
         raise Invalid(f"unknown field '{name}'")
     return target
@@ -124,7 +125,7 @@ def joined(word: str, parts: Iterable[sql.Composable], empty: sql.SQL) -> sql.Co
     return sql.SQL(word).join(wrapped) if wrapped else empty
 
 
-def _where(entity: Entity, condition: Condition, body: JSONValue, depth: int) -> sql.Composable:
+def _where(fields: Fields, condition: Condition, body: JSONValue, depth: int) -> sql.Composable:
     if not isinstance(body, dict):
         raise Invalid("where must be an object")
     if depth > MAX_DEPTH:
@@ -132,23 +133,23 @@ def _where(entity: Entity, condition: Condition, body: JSONValue, depth: int) ->
     parts = []
     for key, operand in body.items():
         if key in {"$and", "$or"}:
-            parts.append(_combined(entity, condition, key, operand, depth))
+            parts.append(_combined(fields, condition, key, operand, depth))
         elif key == "$not":
-            inner = _where(entity, condition, operand, depth + 1)
+            inner = _where(fields, condition, operand, depth + 1)
             parts.append(sql.SQL("NOT ({})").format(inner))
         elif key.startswith("$"):
             raise Invalid(f"unknown operator '{key}'")
         else:
-            parts.append(_field(condition, known(entity, key), operand))
+            parts.append(_field(condition, known(fields, key), operand))
     return joined(" AND ", parts, TRUE)
 
 
 def _combined(
-    entity: Entity, condition: Condition, key: str, operand: JSONValue, depth: int
+    fields: Fields, condition: Condition, key: str, operand: JSONValue, depth: int
 ) -> sql.Composable:
     if not isinstance(operand, list):
         raise Invalid(f"{key} needs an array")
-    parts = [_where(entity, condition, item, depth + 1) for item in operand]
+    parts = [_where(fields, condition, item, depth + 1) for item in operand]
     return joined(" AND " if key == "$and" else " OR ", parts, TRUE)
 
 
@@ -168,6 +169,8 @@ def _equals(condition: Condition, target: Field, operand: JSONValue) -> sql.Comp
 
 
 def _column(target: Field) -> sql.Composed:
+    if target.absent:
+        return sql.SQL("NULL::{}").format(sql.SQL(target.kind.value))
     return sql.SQL("t.{}").format(sql.Identifier(target.name))
 
 

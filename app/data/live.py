@@ -59,7 +59,9 @@ JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = :schema AND NOT t.tgisinternal
 """)
 POLICIES = text("SELECT tablename, policyname FROM pg_policies WHERE schemaname = :schema")
-SCHEMA = text("SELECT obj_description(oid, 'pg_namespace') FROM pg_namespace WHERE nspname = :schema")
+SCHEMA = text(
+    "SELECT obj_description(oid, 'pg_namespace') FROM pg_namespace WHERE nspname = :schema"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,5 +180,7 @@ def evaluate(session: Session, expressions: Sequence[sql.Composable]) -> list[st
     found: list[str] = []
     for start in range(0, len(expressions), 500):
         part = [sql.SQL("({})::text").format(e) for e in expressions[start : start + 500]]
-        found += run(session, sql.SQL("SELECT ARRAY[{}]").format(sql.SQL(", ").join(part))).scalar_one()
+        found += run(
+            session, sql.SQL("SELECT ARRAY[{}]").format(sql.SQL(", ").join(part))
+        ).scalar_one()
     return found

@@ -84,7 +84,7 @@ class Plan:
         """Add a line to the drift report."""
         self.changes.append(Change(entity, change_type, column, detail))
 
-    def do(self, phase: Phase, statement: sql.Composable, failure: Failure = Failure()) -> None:  # noqa: B008 - frozen
+    def do(self, phase: Phase, statement: sql.Composable, failure: Failure = Failure()) -> None:
         """Add a step."""
         self.phases[phase].append(Step(statement, failure))
 

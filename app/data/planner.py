@@ -141,7 +141,7 @@ class _TablePlanner:
         statement = ddl.convert_type(self.app_id, name, field, column.type)
         self.result.do(Phase.CONVERT, statement, failure)
 
-    def _sync_null(self, field: Field, live: bool, *, reported: bool) -> None:  # noqa: FBT001
+    def _sync_null(self, field: Field, live: bool, *, reported: bool) -> None:
         name = self.entity.name
         if field.required == live:
             return
@@ -208,5 +208,3 @@ def wanted_defaults(
         for field in entity.fields
         if (constant := ddl.default(field)) is not None
     }
-
-

@@ -5,47 +5,59 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from app.core.actor import Actor
+from app.data.execution import query
 from app.data.models import DataContract
 
+# Run before every statement on records, so as plain text: SQLAlchemy's compiler would cost more
+# than Postgres does.
+SETTINGS = """
+set_config('statement_timeout', %s, true), set_config('trellis.user_id', %s, true),
+set_config('trellis.delegator_id', %s, true), set_config('trellis.source', %s, true)
+"""
+SET_CONTEXT = "SELECT " + SETTINGS
+OPEN = (
+    "SELECT c.stamp, c.hooked, "
+    + SETTINGS
+    + "FROM (SELECT) one LEFT JOIN trellis.data_contracts c ON c.app_id = %s"
+)
 
-def stamp_in_context(session: Session, app_id: str, actor: Actor | None, timeout_ms: int) -> UUID | None:
-    """Set who acts for the rest of the transaction and return the app's stamp.
 
-    One round trip does both. Returns None when the app has no data contract.
+def open_app(
+    session: Session, app_id: str, actor: Actor | None, timeout_ms: int
+) -> tuple[UUID | None, bool]:
+    """Set who acts for the rest of the transaction; return the app's stamp and hooked flag.
+
+    One round trip does both. The stamp is None when the app has no data contract.
     """
-    settings = [
-        func.set_config(name, value, True)  # noqa: FBT003 - is_local
-        for name, value in context(actor, timeout_ms).items()
-    ]
-    stamp = select(DataContract.stamp).where(DataContract.app_id == app_id).scalar_subquery()
-    return session.execute(select(stamp, *settings)).one()[0]
+    row: Any = query(session, OPEN, [*context(actor, timeout_ms), app_id]).one()  # Any: SQL values
+    return (None if row[0] is None else UUID(str(row[0]))), bool(row[1])
 
 
 def set_context(session: Session, actor: Actor | None, timeout_ms: int) -> None:
     """Set who acts for the rest of the transaction."""
-    session.execute(
-        select(
-            *(
-                func.set_config(name, value, True)  # noqa: FBT003 - is_local
-                for name, value in context(actor, timeout_ms).items()
-            )
-        )
-    )
+    query(session, SET_CONTEXT, context(actor, timeout_ms))
 
 
-def context(actor: Actor | None, timeout_ms: int) -> dict[str, str]:
-    """Return the settings that the audit trigger reads, and the statement limit."""
-    return {
-        "statement_timeout": str(timeout_ms),
-        "trellis.user_id": str(actor.user_id) if actor and actor.user_id else "",
-        "trellis.delegator_id": str(actor.delegator_id) if actor and actor.delegator_id else "",
-        "trellis.source": actor.source.value if actor else "",
-    }
+def mark_hooked(session: Session, app_id: str, *, hooked: bool) -> None:
+    """Remember whether any hook watches an app."""
+    session.execute(update(DataContract).where(DataContract.app_id == app_id).values(hooked=hooked))
+
+
+def context(actor: Actor | None, timeout_ms: int) -> list[str]:
+    """Return the values of ``SETTINGS``, which the audit trigger reads."""
+    if actor is None:
+        return [str(timeout_ms), "", "", ""]
+    return [
+        str(timeout_ms),
+        str(actor.user_id or ""),
+        str(actor.delegator_id or ""),
+        actor.source.value,
+    ]
 
 
 def contract(session: Session, app_id: str) -> tuple[UUID, list[dict[str, Any]]] | None:
@@ -58,7 +70,8 @@ def contract(session: Session, app_id: str) -> tuple[UUID, list[dict[str, Any]]]
 
 def stamps(session: Session) -> dict[str, UUID]:
     """Return the stamp of every app."""
-    return dict(session.execute(select(DataContract.app_id, DataContract.stamp)).tuples().all())
+    rows = session.execute(select(DataContract.app_id, DataContract.stamp))
+    return {app_id: stamp for app_id, stamp in rows}  # noqa: C416 - rows are not plain tuples to mypy
 
 
 def store(session: Session, app_id: str, entities: list[dict[str, Any]]) -> None:

@@ -28,14 +28,21 @@ T = TypeVar("T")
 
 
 class DataView(View):
-    """A view on records; a data contract that changed in between is read again, once."""
+    """A view on records; a data contract that changed in between is read again."""
 
-    def attempt(self, work: Callable[[UnitOfWork], T]) -> T:
-        """Run work in the request's unit of work, or in a new one if the tables just changed."""
+    def attempt(self, work: Callable[[UnitOfWork], T], app_id: str | None = None) -> T:
+        """Run work in the request's unit of work; if the tables just changed, in a new one.
+
+        Args:
+            work: what to do.
+            app_id: the app whose installs wait for the second try, so that it cannot fail too.
+        """
         try:
             return work(self.uow)
         except StaleContract:
             with self.platform.uow() as uow:
+                if app_id is not None:
+                    service.hold_contract(uow, app_id)
                 return work(uow)
 
     @property
@@ -74,16 +81,18 @@ class Records(DataView):
                         entity=entity,
                         parameters=parameters,
                         statement_timeout=self.limit,
-                    )
+                    ),
+                    app_id,
                 )
             )
         return self._stream(
-            lambda: service.open_list(
+            lambda hold: service.open_list(
                 self.platform.uow,
                 self.actor,
                 app_id=app_id,
                 entity=entity,
                 parameters=parameters,
+                hold=hold,
                 statement_timeout=self.limit,
             )
         )
@@ -103,18 +112,19 @@ class Records(DataView):
                     entity=entity,
                     body=body,
                     statement_timeout=self.limit,
-                )
+                ),
+                app_id,
             ),
             201,
         )
 
     @staticmethod
-    def _stream(open_list: Callable[[], Iterator[str]]) -> Response:
-        pieces = open_list()
+    def _stream(open_list: Callable[[bool], Iterator[str]]) -> Response:
+        pieces = open_list(False)
         try:
             first = next(pieces)
         except StaleContract:
-            pieces = open_list()
+            pieces = open_list(True)
             first = next(pieces)
 
         def body() -> Iterator[str]:
@@ -145,7 +155,8 @@ class RecordQuery(DataView):
                     entity=entity,
                     body=body,
                     statement_timeout=self.limit,
-                )
+                ),
+                app_id,
             )
         )
 
@@ -169,7 +180,8 @@ class RecordBulk(DataView):
                     entity=entity,
                     body=body,
                     statement_timeout=self.limit,
-                )
+                ),
+                app_id,
             ),
             201,
         )
@@ -193,7 +205,8 @@ class Record(DataView):
                     entity=entity,
                     record_id=record_id,
                     statement_timeout=self.limit,
-                )
+                ),
+                app_id,
             )
         )
 
@@ -213,7 +226,8 @@ class Record(DataView):
                     record_id=record_id,
                     body=body,
                     statement_timeout=self.limit,
-                )
+                ),
+                app_id,
             )
         )
 
@@ -230,6 +244,29 @@ class Record(DataView):
                 entity=entity,
                 record_id=record_id,
                 statement_timeout=self.limit,
-            )
+            ),
+            app_id,
         )
         return {"message": f"record '{record_id}' deleted"}
+
+
+@blp.route(f"{PREFIX}/federated/<identity_kind>/query")
+class FederatedQuery(DataView):
+    """Records of every app that describe one kind of thing."""
+
+    @gates.signed_in
+    @blp.doc(summary="Query the records of all apps with one identity kind")
+    def post(self, identity_kind: str) -> Response:
+        """Return a page of what the caller may read, and the total."""
+        body = parse_json(request.get_data())
+        return json_answer(
+            self.attempt(
+                lambda uow: service.federated_query(
+                    uow,
+                    self.actor,
+                    identity_kind=identity_kind,
+                    body=body,
+                    statement_timeout=self.limit,
+                )
+            )
+        )

@@ -11,11 +11,14 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from app.core.actor import Actor
+from app.core.locks import share_app
 from app.core.uow import UnitOfWork
 from app.data import contract, contract_rules, repository, sync
 from app.data.access import STATEMENT_TIMEOUT, lookup
+from app.data.app_migrations import run_app_migrations
 from app.data.collection_op import collection_op
 from app.data.contract import JSONObject
+from app.data.linking import federated_query
 from app.data.plan import Change
 from app.data.reading import get, list_page, open_list, query
 from app.data.shape import Node, distinct, identifier, storable
@@ -32,14 +35,17 @@ __all__ = [
     "distinct",
     "drift",
     "entity_exists",
+    "federated_query",
     "get",
     "identifier",
     "list_page",
+    "mark_hooked",
     "open_list",
     "parse_contract",
     "patch",
     "query",
     "remove_app",
+    "run_app_migrations",
     "session_context",
     "storable",
 ]
@@ -90,6 +96,11 @@ def drift(session: Session, app_id: str, data_contract: list[JSONObject]) -> lis
     return sync.plan(session, app_id, contract.load(data_contract)).changes
 
 
+def hold_contract(uow: UnitOfWork, app_id: str) -> None:
+    """Keep an app's data contract as it is until the transaction ends; wait if it is changing."""
+    share_app(uow.session, app_id)
+
+
 def remove_app(uow: UnitOfWork, app_id: str) -> None:
     """Drop an app's tables with all rows. Idempotent."""
     repository.remove(uow.session, app_id)
@@ -99,4 +110,9 @@ def remove_app(uow: UnitOfWork, app_id: str) -> None:
 def entity_exists(session: Session, app_id: str, entity: str) -> bool:
     """Tell whether an entity is in an app's current manifest."""
     found = lookup(session, None, app_id, STATEMENT_TIMEOUT)
-    return found is not None and entity in found.entities
+    return found is not None and entity in found.data.entities
+
+
+def mark_hooked(uow: UnitOfWork, app_id: str, *, hooked: bool) -> None:
+    """Say whether any hook watches an app, so that writes to it wake its worker."""
+    repository.mark_hooked(uow.session, app_id, hooked=hooked)

@@ -7,7 +7,7 @@ Source: REST contract part 20, sections 1.3 and 5.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from psycopg2 import sql
 from sqlalchemy.orm import Session
@@ -24,10 +24,19 @@ class Statements:
     """Statements of one entity, rendered when first used."""
 
     def __init__(self, app_id: str, entity: Entity) -> None:
-        self.table = sql.Identifier(app_id, entity.name)
+        self.table: sql.Composable = sql.Identifier(app_id, entity.name)
+        self.columns: sql.Composable = sql.SQL(", ").join(map(_shown, entity.by_name.values()))
         self.entity = entity
         self._rendered: dict[tuple[str, ...], str] = {}
-        self.columns = sql.SQL(", ").join(_shown(f) for f in entity.by_name.values())
+        self._quoted = False
+
+    def quoted(self, session: Session) -> Statements:
+        """Return itself with the parts that every statement shares quoted once and for all."""
+        if not self._quoted:
+            self.table = sql.SQL(render(session, self.table))
+            self.columns = sql.SQL(render(session, self.columns))
+            self._quoted = True
+        return self
 
     def select_one(self, session: Session) -> str:
         """Return: JSON of the record with an id."""
@@ -56,10 +65,34 @@ class Statements:
             ),
         )
 
+    def insert_many(self, names: Sequence[str], rows: Sequence[Collection[str]]) -> sql.Composed:
+        """Return: insert rows, answer their JSON as an array in the same order.
+
+        Args:
+            names: columns that any row has.
+            rows: the columns each row has; the others get their default.
+        """
+        kinds = [(name, bound(self.entity.writable[name].kind)) for name in names]
+        default = sql.SQL("DEFAULT")
+        values = [
+            sql.SQL("({})").format(
+                sql.SQL(", ").join(place if name in row else default for name, place in kinds)
+            )
+            for row in rows
+        ]
+        write = sql.SQL("INSERT INTO {} ({}) VALUES {} RETURNING *").format(
+            self.table,
+            sql.SQL(", ").join(map(sql.Identifier, names)),
+            sql.SQL(", ").join(values),
+        )
+        return sql.SQL("WITH t AS ({}) SELECT json_agg(r)::text FROM (SELECT {} FROM t) r").format(
+            write, self.columns
+        )
+
     def update(self, session: Session, names: Sequence[str]) -> str:
         """Return: set the named columns of the record with an id, answer its JSON."""
         fields = [self.entity.writable[name] for name in names]
-        changes = [
+        changes: list[sql.Composable] = [
             sql.SQL("{} = {}").format(sql.Identifier(f.name), bound(f.kind)) for f in fields
         ] or [sql.SQL("updated_at = now()")]
         return self._render(
@@ -86,12 +119,11 @@ class Statements:
             "SELECT coalesce(json_agg(r), '[]')::text FROM ({} LIMIT %s OFFSET %s) r"
         ).format(self.rows(condition, order))
 
-    def counted_page(self, condition: sql.Composable, order: sql.Composable) -> sql.Composed:
-        """Return: JSON array of one page and the number of rows without paging."""
-        return sql.SQL(
-            "SELECT (SELECT coalesce(json_agg(r), '[]')::text FROM ({} LIMIT %s OFFSET %s) r),"
-            " (SELECT count(*) FROM {} t WHERE {})"
-        ).format(self.rows(condition, order), self.table, condition)
+    def counted(self, page: sql.Composable, condition: sql.Composable) -> sql.Composed:
+        """Return: the text of a page and the number of rows without paging."""
+        return sql.SQL("SELECT ({}), (SELECT count(*) FROM {} t WHERE {})").format(
+            page, self.table, condition
+        )
 
     def stream(self, condition: sql.Composable, order: sql.Composable) -> sql.Composed:
         """Return: one row of JSON text per record; parameters end with offset."""

@@ -13,13 +13,14 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from app.core.errors import Conflict, NotReady
-from app.data import live, planner
+from app.data import guards, live, planner
 from app.data.contract import Entity
 from app.data.execution import run
 from app.data.plan import Plan, Step
 
 SCHEMA_COMMENT = "trellis:app"
 LOCK_TIMEOUT = "10s"
+APP_ROLE_EXISTS = text("SELECT 1 FROM pg_roles WHERE rolname = :role")
 
 
 def plan(session: Session, app_id: str, entities: Mapping[str, Entity]) -> Plan:
@@ -43,10 +44,15 @@ def apply(session: Session, app_id: str, entities: Mapping[str, Entity]) -> None
         Invalid: Postgres refuses SQL the app wrote.
         NotReady: other transactions keep a table busy.
     """
-    session.execute(text("SELECT set_config('lock_timeout', :limit, true)"), {"limit": LOCK_TIMEOUT})
+    session.execute(
+        text("SELECT set_config('lock_timeout', :limit, true)"), {"limit": LOCK_TIMEOUT}
+    )
     ensure_schema(session, app_id)
     for step in plan(session, app_id, entities).steps:
         _apply(session, app_id, step)
+    if session.scalar(APP_ROLE_EXISTS, {"role": guards.APP_ROLE}):
+        for statement in guards.grant_statements(app_id, list(entities)):
+            run(session, statement)
 
 
 def ensure_schema(session: Session, app_id: str) -> None:

@@ -64,7 +64,14 @@ TIMESTAMP_TEXT = re.compile(
     re.ASCII,
 )
 ESCAPED_NUL = re.compile(r"(?<!\\)(\\\\)*\\u0000")
-BOOLEANS: Mapping[Any, bool] = {"true": True, "1": True, "false": False, "0": False, 1: True, 0: False}
+BOOLEANS: Mapping[Any, bool] = {
+    "true": True,
+    "1": True,
+    "false": False,
+    "0": False,
+    1: True,
+    0: False,
+}
 
 
 class WrongValue(Exception):

@@ -5,7 +5,7 @@ Source: REST contract part 20, sections 5.4 to 5.6.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
 from app.core.actor import Actor
@@ -14,6 +14,8 @@ from app.core.uow import UnitOfWork
 from app.data import records, violations
 from app.data.access import STATEMENT_TIMEOUT, Target, open_entity
 from app.data.errors import no_record
+from app.data.events import announce
+from app.data.execution import query, render
 from app.data.values import Bound, JSONValue
 
 MAX_BULK = 1000
@@ -48,7 +50,9 @@ def create(
         action="create",
         statement_timeout=statement_timeout,
     )
-    return insert(target, body)
+    stored = insert(target, body)
+    announce(uow, target)
+    return stored
 
 
 def insert(target: Target, body: JSONValue) -> str:
@@ -92,6 +96,29 @@ def bulk(
         statement_timeout=statement_timeout,
     )
     rows = _checked(target, body)
+    stored = _insert_together(target, rows) or _insert_singly(target, rows)
+    announce(uow, target)
+    return stored
+
+
+Rows = Sequence[tuple[dict[str, Bound], Mapping[str, JSONValue]]]
+
+
+def _insert_together(target: Target, rows: Rows) -> str | None:
+    """Store rows with one statement; None, and nothing stored, if a constraint refuses one."""
+    sent = {name for values, _ in rows for name in values}
+    names = [name for name in target.entity.writable if name in sent]
+    statement = render(target.session, target.statements.insert_many(names, [v for v, _ in rows]))
+    parameters = [values[n] for values, _ in rows for n in names if n in values]
+    try:
+        with target.session.begin_nested(), target.errors(lambda _exc: Refused(), ()):
+            return str(query(target.session, statement, parameters).scalar_one())
+    except Refused:
+        return None
+
+
+def _insert_singly(target: Target, rows: Rows) -> str:
+    """Store rows one by one, which tells the one that is refused."""
     stored = []
     for position, (values, sent) in enumerate(rows):
         try:
@@ -99,6 +126,13 @@ def bulk(
         except AppError as exc:
             raise _at(position, exc) from exc
     return f"[{','.join(stored)}]"
+
+
+class Refused(AppError):
+    """Some row of several is refused by a constraint."""
+
+    def __init__(self) -> None:
+        super().__init__("refused")
 
 
 def _checked(
@@ -157,6 +191,7 @@ def patch(
     stored = update(target, target.record_id(record_id), body)
     if stored is None:
         raise no_record(record_id)
+    announce(uow, target)
     return stored
 
 
@@ -198,6 +233,7 @@ def delete(
     )
     if not remove(target, target.record_id(record_id)):
         raise no_record(record_id)
+    announce(uow, target)
 
 
 def remove(target: Target, record_id: str) -> bool:

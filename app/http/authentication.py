@@ -52,7 +52,9 @@ def _read_token(request: Request) -> tuple[UUID, str, str | None]:
     except (jwt.PyJWTError, JWTExtendedException, KeyError, ValueError, TypeError) as exc:
         raise Unauthenticated(INVALID) from exc
     scope = claims.get("app")
-    if not (isinstance(email, str) and email) or not isinstance(scope, str | None):
+    if not (isinstance(email, str) and email and isinstance(scope, str | None)):
+        raise Unauthenticated(INVALID)
+    if "exp" not in claims:
         raise Unauthenticated(INVALID)
     return user_id, email, scope
 

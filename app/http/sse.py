@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from flask import Response, stream_with_context
+from flask import Response
 
 KEEP_ALIVE = ": keep-alive\n\n"
 
@@ -24,9 +24,12 @@ def event(data: Any, *, name: str | None = None, event_id: str | None = None) ->
 
 
 def event_stream(events: Iterator[str]) -> Response:
-    """Return a streaming response of already formatted events."""
+    """Return a streaming response of already formatted events.
+
+    The events are made after the request's context is gone: they must not need it.
+    """
     return Response(
-        stream_with_context(events),
+        events,
         content_type="text/event-stream",
         headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
     )

@@ -31,6 +31,7 @@ NOT_TAKEN = frozenset(
         OutcomeKind.START_FAILED,
     }
 )
+NOT_RUNNABLE = STOPPED | NOT_TAKEN
 
 
 @dataclass(frozen=True, slots=True)

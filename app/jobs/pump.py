@@ -1,39 +1,40 @@
 """The jobs in flight on one node: claims them, hands them out, writes down how they ended.
 
-A turn (a Celery message) only wakes the pump and holds no thread: one claimer thread serves the
-apps that have something to do in a row, one settler thread writes down, in one transaction, all
-jobs that ended within a few milliseconds. Handlers run in app processes; no transaction is open
-meanwhile.
+A turn (a Celery message) only wakes the pump and holds no thread. One thread works in cycles:
+in one transaction it writes down all jobs that ended within a few milliseconds and claims new
+ones for the slots that became free; another hands them out. Handlers run in app processes; no
+transaction is open meanwhile.
 
 A turn lasts ``TURN_S``: then it goes back to the end of the Celery queue, so that other nodes and
-apps get theirs. While all slots of an app are taken, no turn is held; the next free slot goes on.
+apps get theirs. While all slots of an app are taken no turn is held; a slot that becomes free
+goes on by itself.
 
 Source: REST contract part 30, section 13.1; docs/states-job.md.
 """
 
 from __future__ import annotations
 
-import queue
 import threading
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 from functools import partial
 
 import structlog
-from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.exc import SQLAlchemyError
 
 from app.core.errors import AppError
 from app.core.messaging import Publisher
 from app.core.uow import UnitOfWork, UnitOfWorkFactory
-from app.jobs import service
-from app.jobs.delivery import Assignment, Settlement, judge
+from app.jobs import deliveries
+from app.jobs.delivery import NOT_RUNNABLE, Assignment, Settlement, TakenBatch, judge
+from app.jobs.lanes import Lane, Lanes
+from app.jobs.ledger import Ledger
 from app.jobs.messages import TakeTurn
 from app.jobs.turns import Turns
-from app.pgqueue.types import Failure, Receipt, Release
-from app.workers.service import CallOutcome, WorkerHost
+from app.pgqueue.types import Failure, Release
+from app.workers.service import CallOutcome, OutcomeKind, WorkerHost
 from config.settings import JobSettings
 from workers_runtime.protocol import CallKind
 
@@ -41,35 +42,19 @@ log = structlog.get_logger(__name__)
 
 TURN_S = 2.0
 GATHER_S = 0.002
-SETTLE_BATCH = 256
-RETRY_S = 0.5
+ENDED_PER_CYCLE = 256
+LANES_PER_CYCLE = 16
 REAP_S = 1.0
 POLL_S = 0.2
+# A stop that comes in between is noticed by the node, which hands the job back uncounted.
+RUNNABLE_S = 0.5
+# A claimed job without a slot goes back then: its app has become slower than it was.
+STALE_S = 1.0
+
+NO_AGENT = "app has no agent"
 
 StartAgentRun = Callable[[UnitOfWork, Assignment], None]
-
-
-@dataclass(slots=True)
-class Lane:
-    """One app on this node.
-
-    Attributes:
-        in_flight: deliveries that take a slot, and when (monotonic) they lose it.
-        tokens: turns that were taken and not given back.
-        until: end of the present turn, monotonic.
-        more: the last claim found as much as it could take.
-        fresh_turn: a turn came in since the last look.
-        ready: waits for the claimer, or is being served (``serving``).
-    """
-
-    app_id: str
-    in_flight: dict[Receipt, float] = field(default_factory=dict)
-    tokens: int = 0
-    until: float = 0.0
-    more: bool = False
-    fresh_turn: bool = False
-    ready: bool = False
-    serving: bool = False
+Ended = tuple[Lane, Assignment, CallOutcome]
 
 
 class JobPump:
@@ -88,7 +73,11 @@ class JobPump:
         """Make a pump that stands still until ``start``.
 
         Args:
-            host: returns the node; asked at every claim, because a runtime may be replaced.
+            uow: opens the transactions.
+            host: returns the node; asked at every call.
+            turns: the count of turns that are out.
+            publisher: passes turns on.
+            jobs: limits and timeouts.
             start_agent_run: starts the run of a message of route ``agent``; ``AppError`` makes
                 the message a dead letter.
         """
@@ -99,43 +88,39 @@ class JobPump:
         self._jobs = jobs
         self._start_agent_run = start_agent_run
         self._lock = threading.Lock()
-        self._lanes: dict[str, Lane] = {}
-        self._ready: queue.SimpleQueue[Lane] = queue.SimpleQueue()
-        self._ended: queue.SimpleQueue[tuple[Assignment, CallOutcome]] = queue.SimpleQueue()
-        self._unsettled = 0
+        self._work = threading.Condition(self._lock)
+        self._slots = threading.Condition(self._lock)
+        self._lanes = Lanes(jobs.in_flight_per_app)
+        self._ended: deque[Ended] = deque()
+        self._settling = 0
         self._closing = threading.Event()
         self._stopped = threading.Event()
-        self._threads: list[threading.Thread] = []
+        self._ledger = Ledger(uow, self._stopped)
+        self._threads = [
+            threading.Thread(target=self._run, name="job-pump", daemon=True),
+            threading.Thread(target=self._hand_out, name="job-hands", daemon=True),
+        ]
 
     def start(self) -> None:
         """Start the threads."""
-        for name, body in (("claimer", self._claim_loop), ("settler", self._settle_loop)):
-            thread = threading.Thread(target=body, name=f"jobs-{name}", daemon=True)
+        for thread in self._threads:
             thread.start()
-            self._threads.append(thread)
 
     def turn(self, app_id: str) -> None:
         """Take one turn of an app. Returns at once."""
         self._turns.seen(app_id)
         with self._lock:
-            lane = self._lanes.setdefault(app_id, Lane(app_id))
-            lane.tokens += 1
-            lane.fresh_turn = True
-            lane.until = time.monotonic() + TURN_S
-            self._wake(lane)
+            self._lanes.add_turn(app_id, time.monotonic() + TURN_S)
+            self._work.notify()
 
     def close(self) -> None:
-        """Claim nothing any more; what is in flight goes on."""
+        """Claim and hand out nothing any more; what is in flight goes on."""
         self._closing.set()
-        with self._lock:
-            tokens = {lane.app_id: lane.tokens for lane in self._lanes.values()}
-            for lane in self._lanes.values():
-                lane.tokens = 0
-        for app_id, count in tokens.items():
-            self._turns.give_back(app_id, count)
+        self._give_back(None)
+        self._release_waiting(time.monotonic())
 
     def finish(self, timeout_s: float) -> None:
-        """Settle what ended, make visible what did not, and end the threads.
+        """Settle what ended, make visible what did not, and end the thread.
 
         Call it after ``close`` and after the node stopped its app processes.
         """
@@ -144,9 +129,8 @@ class JobPump:
         while self.in_flight() and time.monotonic() < deadline:
             time.sleep(GATHER_S)
         with self._lock:
-            left = [receipt for lane in self._lanes.values() for receipt in lane.in_flight]
-        if left:
-            self._try_settle([Release(receipt) for receipt in left])
+            left = [receipt for lane in self._lanes for receipt in lane.in_flight]
+        self._ledger.write([Release(receipt) for receipt in left])
         self._stopped.set()
         for thread in self._threads:
             thread.join(timeout_s)
@@ -154,72 +138,111 @@ class JobPump:
     def in_flight(self) -> int:
         """Return how many jobs run or wait to be written down."""
         with self._lock:
-            return self._unsettled + sum(len(lane.in_flight) for lane in self._lanes.values())
+            return self._lanes.in_flight + len(self._ended) + self._settling
 
-    # --- claimer ---------------------------------------------------------------------------
+    # --- the thread ------------------------------------------------------------------------
 
-    def _wake(self, lane: Lane) -> None:
-        """Put a lane in the row unless it is there. The lock is held."""
-        if not lane.ready:
-            lane.ready = True
-            if not lane.serving:
-                self._ready.put(lane)
-
-    def _claim_loop(self) -> None:
+    def _run(self) -> None:
         reaped_at = time.monotonic()
         while not self._stopped.is_set():
+            ended, lanes = self._wait()
             try:
-                lane = self._ready.get(timeout=POLL_S)
-            except queue.Empty:
-                lane = None
-            if lane is not None:
-                self._serve_safely(lane)
-            if time.monotonic() - reaped_at >= REAP_S:
-                reaped_at = time.monotonic()
+                self._cycle(ended, lanes)
+            except Exception as exc:
+                # The jobs are in Postgres: they come back by their timeout, turns by the sweep.
+                log.exception("job_cycle_failed", kind=type(exc).__name__)
+                self._drop(lanes)
+            finally:
+                with self._lock:
+                    self._settling = 0
+                    self._lanes.drop_idle(lanes)
+            now = time.monotonic()
+            self._release_waiting(now - STALE_S)
+            if now - reaped_at >= REAP_S:
+                reaped_at = now
                 self._reap()
 
-    def _serve_safely(self, lane: Lane) -> None:
+    def _wait(self) -> tuple[list[Ended], list[Lane]]:
+        """Wait for something to do; after the first end wait a little for others."""
+        with self._work:
+            if not self._ended and not self._lanes.waiting:
+                self._work.wait(POLL_S)
+            gather = bool(self._ended) and self._lanes.in_flight > 0
+        if gather:
+            time.sleep(GATHER_S)
         with self._lock:
-            lane.ready, lane.serving = False, True
+            count = min(len(self._ended), ENDED_PER_CYCLE)
+            self._settling = count
+            ended = [self._ended.popleft() for _ in range(count)]
+            return ended, self._lanes.next_ready(LANES_PER_CYCLE)
+
+    def _cycle(self, ended: Sequence[Ended], lanes: Sequence[Lane]) -> None:
+        settlements = self._judge(ended)
+        claims = [] if self._closing.is_set() else self._plan(lanes)
+        batches: list[tuple[Lane, TakenBatch]] = []
         try:
-            if not self._closing.is_set():
-                self._serve(lane)
-        except Exception as exc:  # noqa: BLE001 - a fault in one app must not stop the others
-            # The jobs are in Postgres; the sweep gives the app another turn.
-            expected = isinstance(exc, SQLAlchemyError | AppError)
-            log.warning("turn_failed", app_id=lane.app_id, reason=type(exc).__name__,
-                        exc_info=None if expected else exc)  # fmt: skip
-            self._give_back(lane)
-            with self._lock:
-                lane.more = False
-        finally:
-            self._leave(lane)
-
-    def _leave(self, lane: Lane) -> None:
-        with self._lock:
-            lane.serving = False
-            if lane.ready:
-                self._ready.put(lane)
-            elif not lane.in_flight and not lane.tokens:
-                self._lanes.pop(lane.app_id, None)
-
-    def _serve(self, lane: Lane) -> None:
-        with self._lock:
-            free = self._jobs.in_flight_per_app - len(lane.in_flight)
-            new_turn, lane.fresh_turn = lane.fresh_turn, False
-        if new_turn:
-            self._take_agent_messages(lane.app_id)
-        if free <= 0:
-            with self._lock:
-                lane.more = True
-            self._give_back(lane)
+            if settlements or claims:
+                with self._uow() as uow:
+                    deliveries.settle(uow, settlements)
+                    batches = [(lane, self._take(uow, lane, room)) for lane, room in claims]
+        except (SQLAlchemyError, AppError, ValueError) as exc:
+            log.warning("job_cycle_undone", reason=type(exc).__name__, count=len(settlements))
+            self._drop(lanes)
+            self._ledger.write(settlements)
             return
-        with self._uow() as uow:
-            batch = service.take(uow, self._jobs, app_id=lane.app_id, most=free)
+        self._add(batches)
+        for lane, batch in batches:
+            self._after_claim(lane, batch)
+        for lane in lanes:
+            if lane.new_turn:
+                lane.new_turn = False
+                self._take_agent_messages(lane.app_id)
+
+    def _add(self, batches: Sequence[tuple[Lane, TakenBatch]]) -> None:
+        """Leave claimed jobs to the thread that hands them out."""
+        now = time.monotonic()
         with self._lock:
-            lane.more = not batch.exhausted
-        for assignment in batch.assignments:
-            self._hand_out(lane, assignment)
+            for lane, batch in batches:
+                lane.more = not batch.exhausted
+                lane.ahead.extend((assignment, now) for assignment in batch.assignments)
+            self._slots.notify()
+        if self._closing.is_set():
+            self._release_waiting(now + 1)
+
+    def _judge(self, ended: Sequence[Ended]) -> list[Settlement]:
+        settlements: list[Settlement] = []
+        stopped: list[Lane] = []
+        for lane, assignment, outcome in ended:
+            if outcome.kind in NOT_RUNNABLE:
+                lane.runnable_until = 0.0
+                stopped.append(lane)
+            settlement = judge(assignment.delivery, outcome)
+            if settlement is not None:
+                settlements.append(settlement)
+        with self._lock:
+            waiting = [a for lane in stopped for a in lane.take_ahead()]
+        return settlements + [Release(a.delivery.receipt, uncount=True) for a in waiting]
+
+    def _plan(self, lanes: Sequence[Lane]) -> list[tuple[Lane, int]]:
+        """Return the lanes with room; the others give their turns back and go on later."""
+        with self._lock:
+            rooms = [(lane, self._lanes.room(lane)) for lane in lanes]
+            full = [lane for lane, room in rooms if room <= 0]
+            for lane in full:
+                lane.more = True
+        if full:
+            self._give_back(full)
+        return [(lane, room) for lane, room in rooms if room > 0]
+
+    def _take(self, uow: UnitOfWork, lane: Lane, room: int) -> TakenBatch:
+        now = time.monotonic()
+        if now >= lane.runnable_until:
+            if not deliveries.may_run(uow.session, lane.app_id):
+                return TakenBatch([], exhausted=True)
+            lane.runnable_until = now + RUNNABLE_S
+        return deliveries.take(uow, self._jobs, app_id=lane.app_id, most=room)
+
+    def _after_claim(self, lane: Lane, batch: TakenBatch) -> None:
         if batch.exhausted:
             self._look_once_more(lane)
         elif time.monotonic() > lane.until:
@@ -227,29 +250,89 @@ class JobPump:
 
     def _look_once_more(self, lane: Lane) -> None:
         """Give the count back BEFORE the last empty claim: no enqueue can fall between."""
-        if self._give_back(lane):
+        if self._give_back([lane]):
             with self._lock:
-                self._wake(lane)
+                self._lanes.wake(lane)
 
     def _pass_on(self, lane: Lane) -> None:
         """End the turn: back to the end of the Celery queue."""
         with self._lock:
             lane.more = False
-        self._give_back(lane)
+        self._give_back([lane])
         self._turns.seen(lane.app_id)
         self._publisher.publish([TakeTurn(lane.app_id)])
 
-    def _give_back(self, lane: Lane) -> bool:
+    def _drop(self, lanes: Sequence[Lane]) -> None:
+        """Look at nothing more for now; the sweep gives these apps another turn."""
         with self._lock:
-            count, lane.tokens = lane.tokens, 0
-        self._turns.give_back(lane.app_id, count)
-        return count > 0
+            for lane in lanes:
+                lane.more = lane.new_turn = False
+        self._give_back(lanes)
+
+    def _give_back(self, lanes: Sequence[Lane] | None) -> bool:
+        with self._lock:
+            counts = self._lanes.take_tokens(lanes)
+        for app_id, count in counts.items():
+            self._turns.give_back(app_id, count)
+        return bool(counts)
+
+    # --- calls -----------------------------------------------------------------------------
+
+    def _hand_out(self) -> None:
+        """Hand claimed jobs to app processes as their slots become free."""
+        timeout_s = self._jobs.visibility_timeout.total_seconds()
+        while not self._stopped.is_set():
+            with self._slots:
+                found = None
+                if not self._closing.is_set():
+                    found = self._lanes.next_to_hand_out(time.monotonic() + timeout_s)
+                if found is None:
+                    self._slots.wait(POLL_S)
+                    continue
+            self._call(*found)
+
+    def _call(self, lane: Lane, assignment: Assignment) -> None:
+        began = time.monotonic()
+        try:
+            future = self._host().call(
+                lane.app_id,
+                CallKind.JOB,
+                assignment.message(),
+                actor=assignment.actor,
+                lifetime_s=None,
+            )
+        except Exception as exc:
+            log.exception("job_not_handed_out", msg_id=assignment.delivery.msg_id)
+            future = Future()
+            future.set_result(CallOutcome(ok=False, error=str(exc), kind=OutcomeKind.NOT_READY))
+        future.add_done_callback(partial(self._call_ended, lane, assignment, began))
+
+    def _call_ended(
+        self, lane: Lane, assignment: Assignment, began: float, future: Future[CallOutcome]
+    ) -> None:
+        """Free the slot and leave the rest to the threads. Runs on the node's link thread."""
+        outcome = future.result()
+        with self._lock:
+            lane.note_duration(time.monotonic() - began)
+            self._lanes.end(lane, assignment.delivery.receipt)
+            self._ended.append((lane, assignment, outcome))
+            # Waking threads costs more than the rest of a short job's way through here.
+            if len(self._ended) == 1:
+                self._work.notify()
+            if lane.ahead:
+                self._slots.notify()
+
+    def _release_waiting(self, claimed_before: float) -> None:
+        """Put claimed jobs back that never got a slot; their delivery does not count."""
+        with self._lock:
+            stale = self._lanes.take_stale(claimed_before)
+        self._ledger.write([Release(a.delivery.receipt, uncount=True) for a in stale])
 
     def _take_agent_messages(self, app_id: str) -> None:
-        exhausted = False
-        while not exhausted and not self._closing.is_set():
+        exhausted = self._closing.is_set()
+        while not exhausted:
             with self._uow() as uow:
-                batch = service.take_for_agent(
+                batch = deliveries.take_for_agent(
                     uow, self._jobs, app_id=app_id, most=self._jobs.in_flight_per_app
                 )
                 exhausted = batch.exhausted
@@ -257,41 +340,20 @@ class JobPump:
                     self._start_run(uow, assignment)
 
     def _start_run(self, uow: UnitOfWork, assignment: Assignment) -> None:
-        try:
-            if self._start_agent_run is None:
-                raise AppError("app has no agent")
-            with uow.session.begin_nested():
-                self._start_agent_run(uow, assignment)
-        except AppError as exc:
-            receipt = assignment.delivery.receipt
-            log.warning("agent_job_refused", msg_id=receipt.msg_id, reason=exc.message)
-            service.settle(uow, [Failure(receipt, exc.message)])
-
-    def _hand_out(self, lane: Lane, assignment: Assignment) -> None:
+        reason = NO_AGENT
+        if self._start_agent_run is not None:
+            try:
+                with uow.session.begin_nested():
+                    self._start_agent_run(uow, assignment)
+            except AppError as exc:
+                reason = exc.message
+            else:
+                return
         receipt = assignment.delivery.receipt
-        with self._lock:
-            lane.in_flight[receipt] = time.monotonic() + self._jobs.visibility_timeout.total_seconds()
-        future = self._host().call(
-            lane.app_id,
-            CallKind.JOB,
-            assignment.message(),
-            actor=assignment.actor,
-            lifetime_s=None,
-        )
-        future.add_done_callback(partial(self._call_ended, lane, assignment))
+        log.warning("agent_job_refused", msg_id=receipt.msg_id, reason=reason)
+        deliveries.settle(uow, [Failure(receipt, reason)])
 
-    def _call_ended(
-        self, lane: Lane, assignment: Assignment, future: Future[CallOutcome]
-    ) -> None:
-        """Free the slot and leave the rest to the settler. Runs on the node's link thread."""
-        with self._lock:
-            self._unsettled += 1
-            lane.in_flight.pop(assignment.delivery.receipt, None)
-            if lane.more:
-                self._wake(self._lanes.setdefault(lane.app_id, lane))
-        self._ended.put((assignment, future.result()))
-
-    # --- slots of jobs that do not answer ---------------------------------------------------
+    # --- ends ------------------------------------------------------------------------------
 
     def _reap(self) -> None:
         """Take slots back from jobs whose visibility timeout ran out.
@@ -301,71 +363,19 @@ class JobPump:
         """
         now = time.monotonic()
         with self._lock:
-            overdue = [
-                (lane, receipt)
-                for lane in self._lanes.values()
-                for receipt, end in lane.in_flight.items()
-                if end <= now
-            ]
+            overdue = self._lanes.overdue(now)
         if not overdue:
             return
         try:
             with self._uow() as uow:
-                left = service.deadlines(uow.session, [receipt for _, receipt in overdue])
+                left = deliveries.deadlines(uow.session, [receipt for _, receipt in overdue])
         except SQLAlchemyError as exc:
             log.warning("deadlines_unknown", reason=type(exc).__name__)
             return
         with self._lock:
             for lane, receipt in overdue:
-                if receipt not in lane.in_flight:
-                    continue
-                if left.get(receipt, 0) > 0:
+                if receipt in lane.in_flight and left.get(receipt, 0) > 0:
                     lane.in_flight[receipt] = now + left[receipt]
-                    continue
-                del lane.in_flight[receipt]
-                log.warning("job_not_answered", app_id=lane.app_id, msg_id=receipt.msg_id)
-                if lane.more:
-                    self._wake(lane)
-
-    # --- settler ---------------------------------------------------------------------------
-
-    def _settle_loop(self) -> None:
-        while not self._stopped.is_set():
-            try:
-                ended = [self._ended.get(timeout=POLL_S)]
-            except queue.Empty:
-                continue
-            self._gather(ended)
-            settlements = [judge(assignment.delivery, outcome) for assignment, outcome in ended]
-            self._settle([s for s in settlements if s is not None])
-            with self._lock:
-                self._unsettled -= len(ended)
-
-    def _gather(self, ended: list[tuple[Assignment, CallOutcome]]) -> None:
-        end = time.monotonic() + GATHER_S
-        while len(ended) < SETTLE_BATCH:
-            try:
-                ended.append(self._ended.get(timeout=max(0.0, end - time.monotonic())))
-            except queue.Empty:
-                return
-
-    def _settle(self, settlements: list[Settlement]) -> None:
-        """Write ends down, however long Postgres is away: else finished work would run again."""
-        while settlements and not self._try_settle(settlements):
-            if self._stopped.wait(RETRY_S):
-                return
-
-    def _try_settle(self, settlements: list[Settlement]) -> bool:
-        """Write ends down; false when Postgres is away and another attempt makes sense."""
-        try:
-            with self._uow() as uow:
-                service.settle(uow, settlements)
-        except (OperationalError, InterfaceError, PoolTimeout) as exc:
-            log.warning("jobs_not_settled", count=len(settlements), reason=type(exc).__name__)
-            return False
-        except Exception as exc:  # noqa: BLE001 - one unwritable end must not hold up the others
-            if len(settlements) == 1:
-                log.error("job_not_settled", exc_info=exc)
-                return True
-            return all([self._try_settle([settlement]) for settlement in settlements])
-        return True
+                elif receipt in lane.in_flight:
+                    log.warning("job_not_answered", app_id=lane.app_id, msg_id=receipt.msg_id)
+                    self._lanes.end(lane, receipt)

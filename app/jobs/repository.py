@@ -117,11 +117,7 @@ ONE = text(
 def page(
     session: Session, app_id: str, state: State, *, most: int, before: int | None = None
 ) -> str:
-    """Return jobs of an app as JSON text, newest first.
-
-    Args:
-        before: only ids below this one.
-    """
+    """Return jobs of an app as JSON text, newest first; ``before``: only ids below it."""
     values = {"app_id": app_id, "most": most, "before": before}
     return str(session.execute(PAGES[state], values).scalar_one())
 

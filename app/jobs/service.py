@@ -6,7 +6,7 @@ Source: REST contract part 30, sections 9 and 13.1; ADR 0004.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -20,21 +20,15 @@ from app.core.errors import Conflict, Failed, Forbidden, Invalid, NotFound
 from app.core.ids import UUID_TEXT, MsgId, check_app_id
 from app.core.uow import UnitOfWork
 from app.jobs import repository
-from app.jobs.delivery import Assignment, Settlement, TakenBatch
+from app.jobs.deliveries import AGENT, WORKER, complete, fail, hold, may_run
 from app.jobs.messages import TakeTurn
 from app.jobs.repository import QUEUE, State
-from app.pgqueue.types import Delivery, Failure, Outgoing, Receipt, Release
-from app.rbac import service as rbac_service
-from app.workers import service as workers_service
+from app.pgqueue.types import Outgoing, Selection
 from config.settings import JobSettings
 
 MAX_PAYLOAD_BYTES = 1024 * 1024
 MAX_LIMIT = 1000
 MAX_DELAY_S = 86_400
-WORKER = "worker"
-AGENT = "agent"
-NO_OWNER = "no enabled owner"
-TOO_OFTEN = "exceeded max deliveries"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +81,16 @@ def enqueue(
     """Put one job on the app's queue and ask for a turn after commit.
 
     Args:
+        uow: the transaction whose commit makes the job exist.
+        actor: who enqueues.
+        app_id: whose worker gets it.
         payload: JSON value, at most 1 MiB encoded; stored as given.
         user_id: text of the owner's id; None is the actor.
-        delay_s: 0 to 86400.
+        delay_s: seconds until it becomes visible, 0 to 86400.
+        source: api or worker.
+        priority: -10 to 10, higher first.
+        max_attempts: 1 to 20; attempts that may end in a handler error.
+        idempotency_key: the same key of the app within 24 h enqueues nothing.
 
     Raises:
         Invalid: a value breaks a rule of the contract.
@@ -100,7 +101,13 @@ def enqueue(
     if not 0 <= delay_s <= MAX_DELAY_S:
         raise Invalid(f"delay must be 0-{MAX_DELAY_S}")
     job = NewJob(
-        app_id, payload, owner, source, delay_s=delay_s, priority=priority, max_attempts=max_attempts
+        app_id,
+        payload,
+        owner,
+        source,
+        delay_s=delay_s,
+        priority=priority,
+        max_attempts=max_attempts,
     )
     outgoing = _outgoing(job)
     require_app(uow.session, app_id)
@@ -121,8 +128,7 @@ def enqueue_batch(
 ) -> list[int]:
     """Put 1 to 1000 jobs on the app's queue, all or none.
 
-    Args:
-        jobs: keyword arguments of ``enqueue``, without ``app_id``.
+    Each of ``jobs`` holds keyword arguments of ``enqueue``, without ``app_id``.
 
     Returns:
         Their ids in the given order.
@@ -150,6 +156,27 @@ def put(uow: UnitOfWork, jobs: Sequence[NewJob]) -> list[MsgId]:
     return [MsgId(n) for n in QUEUE.send(uow.session, [_outgoing(job) for job in jobs])]
 
 
+def wake(uow: UnitOfWork, app_id: str) -> None:
+    """Give an app a turn after the commit: jobs may have been queued by a database trigger."""
+    uow.send_after_commit(TakeTurn(app_id))
+
+
+def put_selected(uow: UnitOfWork, app_ids: Collection[str], selection: Selection) -> list[MsgId]:
+    """Put jobs on their queues that Postgres makes of rows of another slice.
+
+    Args:
+        uow: the transaction whose commit makes the jobs exist.
+        app_ids: the apps they belong to.
+        selection: yields ``columns`` of the queue and ``place``.
+
+    Returns:
+        Their ids in the order of ``place``.
+    """
+    for app_id in app_ids:
+        uow.send_after_commit(TakeTurn(app_id))
+    return [MsgId(n) for n in QUEUE.send_selected(uow.session, selection)]
+
+
 def owner_of(actor: Actor, user_id: object) -> UUID | None:
     """Return the owner of work an actor orders.
 
@@ -168,7 +195,9 @@ def owner_of(actor: Actor, user_id: object) -> UUID | None:
 
 def _outgoing(job: NewJob) -> Outgoing:
     try:
-        encoded = json.dumps(job.payload, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        encoded = json.dumps(
+            job.payload, ensure_ascii=False, allow_nan=False, separators=(",", ":")
+        )
         size = len(encoded.encode())
     except (ValueError, RecursionError) as exc:
         raise Invalid("payload is not valid JSON") from exc
@@ -294,7 +323,9 @@ def note_progress(
     """
     if isinstance(progress, bool) or not 0 <= progress <= 1:
         raise Invalid("progress must be 0-1")
-    repository.set_progress(uow.session, app_id, msg_id, progress, None if note is None else note[:500])
+    repository.set_progress(
+        uow.session, app_id, msg_id, progress, None if note is None else note[:500]
+    )
 
 
 def forget_app(uow: UnitOfWork, event: AppUninstalled) -> None:
@@ -303,98 +334,7 @@ def forget_app(uow: UnitOfWork, event: AppUninstalled) -> None:
     repository.drop_keys(uow.session, event.app_id)
 
 
-# --- deliveries ------------------------------------------------------------------------------
-
-
-def take(uow: UnitOfWork, jobs: JobSettings, *, app_id: str, most: int) -> TakenBatch:
-    """Deliver up to ``most`` visible jobs of an app, in the name of their owners.
-
-    Jobs without an enabled owner and jobs that were delivered too often become dead letters. An
-    app whose worker may not run keeps its jobs untouched.
-    """
-    if not workers_service.runnable(uow.session, app_id):
-        return TakenBatch([], exhausted=True)
-    return _claim(uow, jobs, app_id=app_id, route=WORKER, most=most)
-
-
-def take_for_agent(uow: UnitOfWork, jobs: JobSettings, *, app_id: str, most: int) -> TakenBatch:
-    """Deliver messages that start agent runs, whatever the worker's state."""
-    return _claim(uow, jobs, app_id=app_id, route=AGENT, most=most)
-
-
-def _claim(
-    uow: UnitOfWork, jobs: JobSettings, *, app_id: str, route: str, most: int
-) -> TakenBatch:
-    deliveries = QUEUE.claim(
-        uow.session,
-        {"app_id": app_id, "route": route},
-        quantity=most,
-        vt_s=jobs.visibility_timeout.total_seconds(),
-    )
-    failures: list[Failure] = []
-    assigned: list[Assignment] = []
-    actors: dict[UUID | None, Actor | None] = {None: None}
-    for delivery in deliveries:
-        owner = delivery.body["user_id"]
-        if owner not in actors:
-            actors[owner] = rbac_service.load_actor(uow.session, owner)
-        actor = actors[owner]
-        # Attempts that ended with an answer are counted by ``max_attempts`` instead.
-        unanswered = delivery.read_ct - delivery.attempts
-        if jobs.max_deliveries and unanswered > jobs.max_deliveries:
-            failures.append(Failure(delivery.receipt, TOO_OFTEN, uncount=True))
-        elif actor is None:
-            failures.append(Failure(delivery.receipt, NO_OWNER, uncount=True))
-        else:
-            assigned.append(Assignment(delivery, actor))
-    QUEUE.dead_letter(uow.session, failures)
-    return TakenBatch(assigned, exhausted=len(deliveries) < most)
-
-
-def settle(uow: UnitOfWork, settlements: Iterable[Settlement]) -> list[int]:
-    """Write down how deliveries ended; what became stale meanwhile is left alone.
-
-    Returns:
-        Ids of the jobs that changed.
-    """
-    archived, failures, releases = [], [], []
-    for settlement in settlements:
-        if isinstance(settlement, Failure):
-            failures.append(settlement)
-        elif isinstance(settlement, Release):
-            releases.append(settlement)
-        else:
-            archived.append(settlement.msg_id)
-    return [
-        *QUEUE.archive(uow.session, archived),
-        *QUEUE.dead_letter(uow.session, failures),
-        *QUEUE.release(uow.session, releases),
-    ]
-
-
-def complete(uow: UnitOfWork, msg_id: int) -> None:
-    """Archive a message whose work another slice did, e.g. an agent run."""
-    QUEUE.archive(uow.session, [msg_id])
-
-
-def fail(uow: UnitOfWork, msg_id: int, reason: str) -> None:
-    """Move a message whose work failed in another slice to the dead letters."""
-    QUEUE.bury(uow.session, msg_id, reason)
-
-
-def hold(uow: UnitOfWork, msg_id: int, seconds: float) -> None:
-    """Keep a message hidden while another slice works on it."""
-    QUEUE.set_vt(uow.session, msg_id, seconds)
-
-
-def deadlines(session: Session, receipts: Sequence[Receipt]) -> dict[Receipt, float]:
-    """Return the seconds until redelivery of those deliveries that are still the latest."""
-    found = QUEUE.deadlines(session, [receipt.msg_id for receipt in receipts])
-    return {
-        receipt: found[receipt.msg_id][1]
-        for receipt in receipts
-        if found.get(receipt.msg_id, (0, 0.0))[0] == receipt.read_ct
-    }
+# --- the queue as a whole ---
 
 
 def visible_lanes(session: Session) -> dict[str, set[str]]:
@@ -420,4 +360,14 @@ def prune(uow: UnitOfWork, jobs: JobSettings) -> int:
     )
 
 
-__all__ = ["Assignment", "Delivery", "Enqueued", "NewJob", "State", "TakenBatch"]
+__all__ = [
+    "AGENT",
+    "WORKER",
+    "Enqueued",
+    "NewJob",
+    "State",
+    "complete",
+    "fail",
+    "hold",
+    "may_run",
+]

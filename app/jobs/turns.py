@@ -8,7 +8,8 @@ Source: REST contract part 30, section 13.1.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from redis import Redis
@@ -22,6 +23,7 @@ PREFIX = "turns:"
 SEEN_PREFIX = "turn_seen:"
 COUNT_TTL_MS = 10_000
 SEEN_TTL_MS = 2_000
+DOWN_S = 1.0
 
 ADMIT = """
 local limit = tonumber(ARGV[1]) * math.max(1, redis.call('SCARD', KEYS[2]))
@@ -49,49 +51,48 @@ class Turns:
         """
         self._redis = redis
         self._per_app = per_app
+        self._down_until = float("-inf")
         self._admit: Any = redis.register_script(ADMIT)  # Any: redis-py's scripts are untyped
         self._give_back: Any = redis.register_script(GIVE_BACK)  # Any: as above
 
     def admit(self, app_id: str) -> bool:
         """Count one more turn, unless enough are out."""
-        try:
-            return bool(self._admit([PREFIX + app_id, NODES], [self._per_app, COUNT_TTL_MS]))
-        except (RedisError, OSError):
-            return True
+        keys, arguments = [PREFIX + app_id, NODES], [self._per_app, COUNT_TTL_MS]
+        return bool(self._try(lambda: self._admit(keys, arguments), otherwise=True))
 
     def give_back(self, app_id: str, count: int = 1) -> None:
         """Uncount turns that were taken."""
-        if count <= 0:
-            return
-        try:
-            self._give_back([PREFIX + app_id], [count])
-        except (RedisError, OSError):
-            return
+        if count > 0:
+            self._try(lambda: self._give_back([PREFIX + app_id], [count]))
 
     def seen(self, app_id: str) -> None:
         """Note that some node looks at this app now."""
-        try:
-            self._redis.set(SEEN_PREFIX + app_id, 1, px=SEEN_TTL_MS)
-        except (RedisError, OSError):
-            return
+        self._try(lambda: self._redis.set(SEEN_PREFIX + app_id, 1, px=SEEN_TTL_MS))
 
     def renew(self, app_id: str) -> None:
         """Forget a count that led to no turn, and note that one is being sent now."""
-        try:
-            self._redis.delete(PREFIX + app_id)
-        except (RedisError, OSError):
-            return
+        self._try(lambda: self._redis.delete(PREFIX + app_id))
         self.seen(app_id)
 
     def unseen(self, app_ids: Sequence[str]) -> list[str]:
         """Return the apps that no node looked at lately; all of them when Redis is away."""
         if not app_ids:
             return []
-        try:
-            values: Any = self._redis.mget([SEEN_PREFIX + app_id for app_id in app_ids])
-        except (RedisError, OSError):
-            return list(app_ids)
+        keys = [SEEN_PREFIX + app_id for app_id in app_ids]
+        values = self._try(lambda: self._redis.mget(keys), otherwise=[None] * len(keys))
         return [app_id for app_id, value in zip(app_ids, values, strict=True) if value is None]
+
+    def _try(
+        self, ask: Callable[[], Any], *, otherwise: Any = None
+    ) -> Any:  # Any: Redis answers are untyped
+        """Ask Redis; after a failure not again for a while, for each attempt may block."""
+        if time.monotonic() < self._down_until:
+            return otherwise
+        try:
+            return ask()
+        except (RedisError, OSError):
+            self._down_until = time.monotonic() + DOWN_S
+            return otherwise
 
 
 class TurnPublisher:

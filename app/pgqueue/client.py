@@ -15,8 +15,17 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from app.pgqueue.queries import compose
-from app.pgqueue.types import Delivery, Failure, Layout, Metrics, Outgoing, Receipt, Release
+from app.pgqueue.queries import compose, selected
+from app.pgqueue.types import (
+    Delivery,
+    Failure,
+    Layout,
+    Metrics,
+    Outgoing,
+    Receipt,
+    Release,
+    Selection,
+)
 
 # Of the redeliverable messages of a lane, so many that waited longest are put in order by a claim.
 WINDOW = 256
@@ -45,6 +54,15 @@ class Queue:
         values["delay_s"] = [float(message.delay_s) for message in messages]
         return sorted(session.execute(self._sql.send, values).scalars())
 
+    def send_selected(self, session: Session, selection: Selection) -> list[int]:
+        """Put one message on the queue per selected row, without a detour through Python.
+
+        Returns:
+            Their ids in the order of the selection's ``place``.
+        """
+        statement = selected(self._layout.live, selection.columns, selection.statement)
+        return sorted(session.execute(statement, dict(selection.values)).scalars())
+
     def claim(
         self, session: Session, lane: Mapping[str, str], *, quantity: int, vt_s: float
     ) -> list[Delivery]:
@@ -70,8 +88,7 @@ class Queue:
     ) -> datetime | None:
         """Hide a message for ``vt_s`` seconds from now; 0 or less makes it visible.
 
-        Args:
-            read_ct: only if this is still its latest delivery; None = whatever it is.
+        With ``read_ct``, only if that is still its latest delivery.
 
         Returns:
             When it becomes visible; None when there is no such message.
@@ -143,10 +160,9 @@ class Queue:
     def prune(
         self, session: Session, *, archive_s: float | None, dead_s: float | None, most: int = 10_000
     ) -> int:
-        """Delete old archived and dead messages, at most ``most`` of each. Return how many.
+        """Delete archived and dead messages over an age, at most ``most`` of each.
 
-        Args:
-            archive_s: age limit in seconds; None keeps them for ever. ``dead_s`` alike.
+        Ages are seconds; None keeps them for ever. Return how many were deleted.
         """
         pruned = 0
         ages = ((self._sql.prune_archive, archive_s), (self._sql.prune_dead, dead_s))

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import cache
 
 from sqlalchemy import TextClause, text
 
@@ -26,6 +27,11 @@ SELECT {casts}, m.priority, m.delay_s <= 0, clock_timestamp() + make_interval(se
 FROM unnest({arrays}, CAST(:priority AS int[]), CAST(:delay_s AS float8[]))
     WITH ORDINALITY AS m({columns}, priority, delay_s, place)
 ORDER BY m.place
+RETURNING msg_id
+"""
+
+SEND_SELECTED = """
+INSERT INTO {live} ({columns}) SELECT {columns} FROM ({selection}) s ORDER BY place
 RETURNING msg_id
 """
 
@@ -196,7 +202,16 @@ class Queries:
 def compose(layout: Layout) -> Queries:
     """Fill the templates with the names of a layout, which come from our own source."""
     names = _names(layout)
-    return Queries(**{f.name: text(globals()[f.name.upper()].format(**names)) for f in fields(Queries)})
+    return Queries(
+        **{f.name: text(globals()[f.name.upper()].format(**names)) for f in fields(Queries)}
+    )
+
+
+@cache
+def selected(live: str, columns: tuple[str, ...], selection: str) -> TextClause:
+    """Return the statement that sends a message per row of a selection of our own source."""
+    names = {"live": live, "columns": ", ".join(columns), "selection": selection}
+    return text(SEND_SELECTED.format(**names))
 
 
 def _names(layout: Layout) -> Mapping[str, str]:

@@ -44,6 +44,22 @@ class Outgoing:
     priority: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Messages that Postgres makes of rows it has.
+
+    Attributes:
+        statement: a SELECT of our own source, with a column for each of the layout's that is
+            not to have its default, and ``place``: their order.
+        columns: the layout's columns among them.
+        values: its parameters.
+    """
+
+    statement: str
+    columns: tuple[str, ...]
+    values: Mapping[str, Any]  # Any: parameters
+
+
 class Receipt(NamedTuple):
     """One delivery of a message; stale once the message was delivered again."""
 

@@ -8,21 +8,28 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Engine, func, select
+from sqlalchemy.orm import Session
 
 from app.apps import service as apps_service
-from app.core.errors import AppError, NotFound
+from app.core.errors import AppError, Invalid, NotFound
 from app.core.platform import Platform
 from app.core.replies import read_nodes
+from app.data import service as data_service
 from app.workers import repository
 from app.workers import service as workers_service
+from app.workers.events import DeploymentActivated
 from app.workers.host import DeployHost, Stage
 from app.workers.messages import REFRESH, STOP, ControlWorkers
+from workers_runtime.archive import inspect_archive
 
 DEPLOY_LOCK = 0x7464  # first key of the session locks that serialise deploys; the second is the app
+
+MIGRATIONS = "migrations"
 
 
 class Busy(Exception):
@@ -115,8 +122,34 @@ def _plan(platform: Platform, deployment_id: UUID) -> Plan:
         )
 
 
-def _migrate(_platform: Platform, _plan: Plan) -> list[str]:
-    return []
+def _migrate(platform: Platform, plan: Plan) -> list[str]:
+    """Run the SQL files of the archive that the app has not run yet."""
+    with platform.uow() as uow:
+        data = repository.archive(uow.session, plan.id)
+    contents = inspect_archive(BytesIO(data or b""), keep=_is_migration)
+    found = sorted(filter(_is_migration, contents.files))
+    missing = [path for path in found if path not in contents.kept]
+    if missing:
+        raise Invalid(f"migration '{_file(missing[0])}': larger than 1 MiB")
+    return data_service.run_app_migrations(
+        platform.uow, plan.app_id, {_file(path): _sql(contents.kept[path], path) for path in found}
+    )
+
+
+def _is_migration(path: str) -> bool:
+    folder, _, name = path.rpartition("/")
+    return folder == MIGRATIONS and name.endswith(".sql")
+
+
+def _file(path: str) -> str:
+    return path.rpartition("/")[2]
+
+
+def _sql(content: bytes, path: str) -> str:
+    try:
+        return content.decode()
+    except UnicodeDecodeError as exc:
+        raise Invalid(f"migration '{_file(path)}': not UTF-8") from exc
 
 
 def _stage(host: DeployHost, plan: Plan) -> None:
@@ -141,6 +174,16 @@ def _give_up(platform: Platform, plan: Plan, error: str) -> None:
             repository.set_last_error(uow.session, plan.app_id, error)
 
 
+def _activated(session: Session, plan: Plan) -> DeploymentActivated:
+    found = repository.deployment(session, plan.id)
+    return DeploymentActivated(
+        app_id=plan.app_id,
+        deployment_id=plan.id,
+        deployed_by=None if found is None else found.deployed_by,
+        open_archive=lambda: BytesIO(repository.archive(session, plan.id) or b""),
+    )
+
+
 def _switch(platform: Platform, host: DeployHost, plan: Plan) -> None:
     """Make the deployment current and hand new calls to its process."""
     runs = plan.entry_point is not None
@@ -148,6 +191,7 @@ def _switch(platform: Platform, host: DeployHost, plan: Plan) -> None:
         with platform.uow() as uow:
             apps_service.require(uow.session, plan.app_id)
             repository.make_current(uow.session, plan.app_id, plan.id)
+            uow.emit(_activated(uow.session, plan))
             workers_service.want(uow, platform, plan.app_id, "running" if runs else "stopped")
     except Exception:
         host.discard(plan.app_id)

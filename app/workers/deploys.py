@@ -17,9 +17,11 @@ from app.apps import service as apps_service
 from app.core.actor import Actor
 from app.core.clock import rfc3339
 from app.core.errors import AppError, Invalid, NotFound
+from app.core.messaging import Queue
 from app.core.platform import Platform
 from app.workers import repository
 from app.workers import service as workers_service
+from app.workers.events import DeploymentReceived
 from app.workers.messages import ActivateDeployment
 from workers_runtime.archive import (
     NO_ENTRY_POINT,
@@ -54,6 +56,7 @@ def deploy(
     contents = _inspect(archive)
     with platform.uow() as uow:
         apps_service.require(uow.session, app_id)
+        uow.emit(DeploymentReceived(app_id, cast(BinaryIO, archive), actor))
     workers_service.require_node(platform)
     deployment_id = _store(platform, actor, app_id, archive, contents)
     return _activate(platform, app_id, deployment_id)
@@ -128,7 +131,7 @@ def _activate(platform: Platform, app_id: str, deployment_id: UUID) -> dict[str,
     workers = platform.settings.workers
     limit_s = LOCK_WAIT_S + workers.deploy_install_timeout.total_seconds() + START_MARGIN_S
     try:
-        with platform.replies.ask() as question:
+        with platform.replies.ask(Queue.DEPLOYS) as question:
             message = ActivateDeployment(
                 str(deployment_id), question.id, question.reply_to, time.time() + LOCK_WAIT_S
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from enum import StrEnum
@@ -45,6 +46,20 @@ class CallOutcome:
     kind: OutcomeKind = OutcomeKind.RESULT
 
 
+@dataclass(slots=True)
+class Conversation:
+    """What a caller hears of a call while it goes on (agent runs).
+
+    Attributes:
+        on_message: gets the messages of ``AGENT_OPERATIONS`` in order, and a function that
+            answers one; runs on the node's link thread and must only hand them on.
+        token: set by the node; names the call to ``end_call``.
+    """
+
+    on_message: Callable[[JSONObject, Callable[[JSONObject], None]], None]
+    token: str = ""
+
+
 class WorkerHost(Protocol):
     """A node: one Celery worker process with its runtime.
 
@@ -63,6 +78,7 @@ class WorkerHost(Protocol):
         *,
         actor: Actor | None,
         lifetime_s: float | None = None,
+        conversation: Conversation | None = None,
     ) -> Future[CallOutcome]:
         """Hand one call to the app's process on this node; returns at once.
 
@@ -76,6 +92,19 @@ class WorkerHost(Protocol):
                 (the node adds the caller).
             actor: whose rights the call has; None = nobody's.
             lifetime_s: seconds until the call ends as ``timeout``; None = no limit.
+            conversation: hears what the process says about the call meanwhile.
+        """
+
+    def end_call(self, token: str, text: str) -> None:
+        """End an open call; its future gets ``text``. Idempotent."""
+
+    def capabilities(self, app_id: str) -> frozenset[str]:
+        """Return what the app's process announced, starting it if it is absent.
+
+        Blocks until the process is up; empty for an app without running code.
+
+        Raises:
+            AppError: it does not start.
         """
 
 

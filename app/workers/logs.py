@@ -96,7 +96,7 @@ def stream(
     except (RedisError, OSError) as exc:
         feed.close()
         raise NotReady("service not ready") from exc
-    return _events(feed, past)
+    return _Stream(feed, past)
 
 
 def _history(
@@ -114,21 +114,40 @@ def _history(
     return [(_entry_id(row[0]), _format(*row)) for row in rows]
 
 
+class _Stream:
+    """The events of one response.
+
+    Not a generator, whose ``close`` runs nothing before its first ``next``: a client that leaves
+    that early would stay subscribed.
+    """
+
+    def __init__(self, feed: Subscription, past: list[tuple[EntryId, str]]) -> None:
+        self._feed = feed
+        self._events = _events(feed, past)
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        return next(self._events)
+
+    def close(self) -> None:
+        """Leave the feed; called at the end of the response, however it ends."""
+        self._feed.close()
+
+
 def _events(feed: Subscription, past: list[tuple[EntryId, str]]) -> Iterator[str]:
-    try:
-        yield sse.KEEP_ALIVE  # sends the headers at once
-        last: EntryId = past[-1][0] if past else (0, 0)
-        if past:
-            yield "".join(text for _, text in past)
-        ends_at = time.monotonic() + STREAM_LIFE_S
-        while time.monotonic() < ends_at:
-            entries, dropped = feed.take(KEEP_ALIVE_S)
-            text = "".join(text for entry_id, text in entries if entry_id > last)
-            if dropped:
-                text = _dropped(dropped) + text
-            yield text or sse.KEEP_ALIVE
-    finally:
-        feed.close()
+    yield sse.KEEP_ALIVE  # sends the headers at once
+    last: EntryId = past[-1][0] if past else (0, 0)
+    if past:
+        yield "".join(text for _, text in past)
+    ends_at = time.monotonic() + STREAM_LIFE_S
+    while time.monotonic() < ends_at:
+        entries, dropped = feed.take(KEEP_ALIVE_S)
+        text = "".join(text for entry_id, text in entries if entry_id > last)
+        if dropped:
+            text = _dropped(dropped) + text
+        yield text or sse.KEEP_ALIVE
 
 
 def _entry_id(text: str) -> EntryId:

@@ -21,7 +21,7 @@ from app.apps import service as apps_service
 from app.core.actor import Actor
 from app.core.errors import AppError, Failed, Invalid, NotFound, NotReady
 from app.core.ids import check_app_id
-from app.core.messaging import Publisher
+from app.core.messaging import Publisher, Queue
 from app.core.platform import Platform
 from app.core.replies import NoAnswer, Question, Reply, Silence
 from app.workers import repository
@@ -83,7 +83,7 @@ def call(platform: Platform, actor: Actor, *, app_id: str, method: str, params: 
         _check(platform, app_id)
         raise NotReady(f"worker for app '{app_id}' is not ready")
     limit_s = platform.settings.workers.rpc_timeout.total_seconds()
-    with platform.replies.ask() as question:
+    with platform.replies.ask(Queue.RPC) as question:
         OUTBOX.send(
             platform.publisher,
             app_id,

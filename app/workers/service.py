@@ -15,18 +15,19 @@ from app.apps.events import AppUninstalled
 from app.auth.events import UserDeleted
 from app.core.clock import rfc3339
 from app.core.errors import AppError, Failed, Invalid, NotFound, NotReady
+from app.core.messaging import Queue
 from app.core.platform import Platform
 from app.core.replies import NoAnswer, Reply
 from app.core.uow import UnitOfWork
 from app.secrets import service as secrets_service
 from app.secrets.events import PlatformSecretChanged
 from app.workers import repository
-from app.workers.host import CallOutcome, OutcomeKind, WorkerHost
+from app.workers.host import CallOutcome, Conversation, OutcomeKind, WorkerHost
 from app.workers.messages import END_USER, FORGET, REFRESH, STOP, ControlWorkers, StartWorker
 from app.workers.models import WorkerInstance
 from app.workers.repository import Wanted
 
-__all__ = ["CallOutcome", "OutcomeKind", "WorkerHost", "runnable"]
+__all__ = ["CallOutcome", "Conversation", "OutcomeKind", "WorkerHost", "runnable"]
 
 NO_HOST: Final = "no worker host available"
 STOP_TIMEOUT_S: Final = 20.0
@@ -122,7 +123,7 @@ def start(platform: Platform, app_id: str) -> None:
         want(uow, platform, app_id, "running")
     limit_s = 2 * platform.settings.workers.handshake_timeout.total_seconds()
     limit_s += platform.settings.workers.deploy_install_timeout.total_seconds()
-    with platform.replies.ask() as question:
+    with platform.replies.ask(Queue.DEPLOYS) as question:
         message = StartWorker(app_id, question.id, question.reply_to)
         platform.publisher.deliver(message, expires_s=limit_s)
         answer_of(question.wait, limit_s)
@@ -148,7 +149,7 @@ def tell_all(platform: Platform, action: str, subjects: list[str]) -> None:
     Raises:
         NotReady: Redis is away, or a node did not answer.
     """
-    with platform.replies.ask(platform.replies.live_nodes()) as question:
+    with platform.replies.ask(Queue.DEPLOYS, platform.replies.live_nodes()) as question:
         command = ControlWorkers(action, subjects, question.id, question.reply_to)
         platform.publisher.publish([command])
         try:

@@ -180,9 +180,7 @@ def _create_crons() -> None:
         ),
         schema=SCHEMA,
     )
-    op.create_index(
-        "ix_cron_schedules_created_by", "cron_schedules", ["created_by"], schema=SCHEMA
-    )
+    op.create_index("ix_cron_schedules_created_by", "cron_schedules", ["created_by"], schema=SCHEMA)
     op.execute(SCHEDULES_STORAGE)
     op.create_table(
         "cron_runs",
@@ -216,7 +214,13 @@ def _create_crons() -> None:
         postgresql_where=sa.text("status = 'due'"),
     )
     op.create_index("ix_cron_runs_cron_id_runid", "cron_runs", ["cron_id", "runid"], schema=SCHEMA)
-    op.create_index("ix_cron_runs_start_time", "cron_runs", ["start_time"], schema=SCHEMA)
+    op.create_index(
+        "ix_cron_runs_start_time",
+        "cron_runs",
+        ["start_time"],
+        schema=SCHEMA,
+        postgresql_using="brin",
+    )
     op.execute(RUNS_STORAGE)
     op.create_table(
         "scheduler_state",

@@ -152,7 +152,7 @@ def model_server(*, expected_key: str | None = None) -> Iterator[ModelServer]:
         server.stop()
 
 
-def _handler(server: ModelServer) -> type[BaseHTTPRequestHandler]:
+def _handler(server: ModelServer) -> type[BaseHTTPRequestHandler]:  # noqa: C901 - one small server
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 

@@ -90,23 +90,17 @@ class Stack:
             del self.processes[name]
 
     def stop(self) -> None:
-        """End everything that still runs, children included."""
+        """Kill everything that still runs, children included: nothing is waited for."""
         everything: list[psutil.Process] = []
         for process in self.processes.values():
             with contextlib.suppress(psutil.NoSuchProcess):
-                everything += psutil.Process(process.pid).children(recursive=True)
-            with contextlib.suppress(ProcessLookupError):
-                process.send_signal(signal.SIGCONT)
-                process.terminate()
-        for process in self.processes.values():
-            try:
-                process.wait(15)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait(5)
-        for child in everything:
+                parent = psutil.Process(process.pid)
+                everything += [parent, *parent.children(recursive=True)]
+        for member in everything:
             with contextlib.suppress(psutil.NoSuchProcess):
-                child.kill()
+                member.kill()
+        for process in self.processes.values():
+            process.wait(10)
 
     def wait_ready(self) -> None:
         """Wait until the API answers and a node is alive."""

@@ -79,7 +79,7 @@ def _body(config: ModelConfig, request: ModelRequest) -> JSONObject:
         "model": config.model,
         "max_tokens": config.max_tokens,
         "messages": [_message(message) for message in request.messages],
-        **transport.extra(config),
+        **transport.optional(config),
     }
     if request.system:
         body["system"] = request.system

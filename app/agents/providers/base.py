@@ -158,10 +158,7 @@ def total_tokens(usage: Any, *names: str) -> int | None:  # Any: a library's usa
 
 def read(value: Any, name: str, default: Any = None) -> Any:  # Any: objects of two libraries
     """Return an attribute or item that a lenient server may have left out."""
-    if isinstance(value, Mapping):
-        found = value.get(name)
-    else:
-        found = getattr(value, name, None)
+    found = value.get(name) if isinstance(value, Mapping) else getattr(value, name, None)
     return default if found is None else found
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from importlib import import_module
 
 from app.agents.providers.base import (
     ModelConfig,
@@ -37,6 +38,12 @@ def open_provider(config: ModelConfig) -> Provider:
     from app.agents.providers.openai_chat import OpenAIChat
 
     return OpenAIChat(config)
+
+
+def load_library(provider: str) -> None:
+    """Import what a provider's client needs, which takes a second or two."""
+    name = "anthropic_messages" if provider == "anthropic" else "openai_chat"
+    import_module(f"app.agents.providers.{name}")
 
 
 def complete(

@@ -87,7 +87,7 @@ def _body(config: ModelConfig, request: ModelRequest) -> JSONObject:
         "stream_options": {"include_usage": True},
         limit: config.max_tokens,
         "messages": _messages(request),
-        **transport.extra(config),
+        **transport.optional(config),
     }
     if request.tools:
         body["tools"] = [

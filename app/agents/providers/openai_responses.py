@@ -74,7 +74,7 @@ def _body(config: ModelConfig, request: ModelRequest) -> JSONObject:
         "store": False,
         "max_output_tokens": config.max_tokens,
         "input": _input(request),
-        **transport.extra(config),
+        **transport.optional(config),
     }
     if request.system:
         body["instructions"] = request.system

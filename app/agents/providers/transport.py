@@ -114,6 +114,6 @@ def early_end() -> ProviderError:
     return ProviderError("answer ended early", retryable=True)
 
 
-def extra(config: ModelConfig) -> dict[str, Any]:  # Any: request options
+def optional(config: ModelConfig) -> dict[str, Any]:  # Any: request options
     """Return the options that every request carries only if they were configured."""
     return {} if config.temperature is None else {"temperature": config.temperature}

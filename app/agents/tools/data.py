@@ -104,9 +104,7 @@ def _mutate(context: ToolContext, arguments: JSONObject) -> Any:  # Any: a JSON 
                 return json.loads(data_service.bulk(uow, context.actor, body=data, **place))
             if action == "update":
                 return json.loads(
-                    data_service.patch(
-                        uow, context.actor, record_id=record_id, body=data, **place
-                    )
+                    data_service.patch(uow, context.actor, record_id=record_id, body=data, **place)
                 )
             data_service.delete(uow, context.actor, record_id=record_id, **place)
         except NotFound as exc:
@@ -153,7 +151,10 @@ MUTATE_DATA = Tool(
             "entity": ENTITY,
             "action": {"enum": list(ACTIONS)},
             "app": APP,
-            "data": {"type": ["object", "array"], "description": "Fields; an array for bulk_create."},
+            "data": {
+                "type": ["object", "array"],
+                "description": "Fields; an array for bulk_create.",
+            },
             "id": {"type": "string", "description": "UUID of the record."},
         },
         "required": ["entity", "action"],

@@ -37,8 +37,10 @@ NAMES = (
 def describe_entities(data_contract: Sequence[Mapping[str, Any]]) -> str:  # Any: JSON values
     """Return an app's entities as lines for a model."""
     lines = ["", "", "Entities of this app:"]
-    for entity in data_contract:
-        lines.append(f"- {entity['entityName']}: " + ", ".join(map(_field, entity["fields"])))
+    lines.extend(
+        f"- {entity['entityName']}: " + ", ".join(map(_field, entity["fields"]))
+        for entity in data_contract
+    )
     return "\n".join(lines) if data_contract else ""
 
 

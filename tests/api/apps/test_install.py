@@ -50,7 +50,11 @@ def test_install_twice_gives_one_app(admin):
 
 
 def test_the_list_is_by_name_and_filtered_by_type(admin):
-    for app_id, name, kind in (("b", "Zed", "app"), ("a", "Abe", "integration"), ("c", "Abe", "agent")):
+    for app_id, name, kind in (
+        ("b", "Zed", "app"),
+        ("a", "Abe", "integration"),
+        ("c", "Abe", "agent"),
+    ):
         assert admin.post("/apps", {"appId": app_id, "name": name, "type": kind}).status_code == 200
     assert [app["id"] for app in admin.get("/apps").json] == ["a", "c", "b"]
     assert [app["id"] for app in admin.get("/apps?type=agent").json] == ["c"]
@@ -107,7 +111,9 @@ def test_keys_of_the_app_are_registered_and_replaced(admin):
         "/apps",
         manifest(
             type="integration",
-            permissions={"permissions": [{"key": "export", "description": "Export"}, {"key": "invoke"}]},
+            permissions={
+                "permissions": [{"key": "export", "description": "Export"}, {"key": "invoke"}]
+            },
             actions=[{"id": "sync", "name": "Sync now"}],
         ),
     )
@@ -120,7 +126,12 @@ def test_keys_of_the_app_are_registered_and_replaced(admin):
             *("hook.read", "hook.write", "logs.read", "webhook.read", "invoke"),
         )
     }
-    mine = {"app:crm:export", "app:crm:action:sync", "integration:crm:sync", "integration:crm:manage"}
+    mine = {
+        "app:crm:export",
+        "app:crm:action:sync",
+        "integration:crm:sync",
+        "integration:crm:manage",
+    }
     assert crud | always | mine <= set(keys)
     assert keys["app:crm:export"] == "Export"
     assert keys["app:crm:invoke"] == ""
@@ -147,7 +158,10 @@ def test_keys_of_the_app_are_registered_and_replaced(admin):
         (manifest(type="x"), "type must be 'app', 'integration' or 'agent'"),
         (manifest(dataContract={}), "manifest: 'dataContract' must be an array"),
         (manifest(dataContract=[1]), "manifest: 'dataContract[0]' must be an object"),
-        (manifest(dataContract=[{"entityName": "a"}]), "manifest: 'dataContract[0].fields' is required"),
+        (
+            manifest(dataContract=[{"entityName": "a"}]),
+            "manifest: 'dataContract[0].fields' is required",
+        ),
         (manifest(dataContract=[{"entityName": "a", "fields": []}] * 2), "duplicate entity 'a'"),
         (with_fields({"name": "a"}), "manifest: 'dataContract[0].fields[0].type' is required"),
         (with_fields(*[{"name": "a", "type": "text"}] * 2), "duplicate field 'a'"),
@@ -161,14 +175,19 @@ def test_keys_of_the_app_are_registered_and_replaced(admin):
             "field 'l' links to 'zz', which this manifest does not define",
         ),
         (
-            with_fields({"name": "l", "type": "entity_link", "references": {"entity": "core:apps"}}),
+            with_fields(
+                {"name": "l", "type": "entity_link", "references": {"entity": "core:apps"}}
+            ),
             "field 'l' links to 'core:apps', which does not exist",
         ),
         (
             with_fields({"name": "l", "type": "entity_link", "references": {"entity": "b:c"}}),
             "field 'l' links to 'b:c': links into other apps are not supported",
         ),
-        (with_fields(identityKind="person"), "entity 'contacts': identityKind and identityKey go together"),
+        (
+            with_fields(identityKind="person"),
+            "entity 'contacts': identityKind and identityKey go together",
+        ),
         (
             with_fields(identityKind="person", identityKey="zz"),
             "entity 'contacts': identityKey 'zz' is not one of its fields",
@@ -185,7 +204,10 @@ def test_keys_of_the_app_are_registered_and_replaced(admin):
             with_fields({"name": "a", "type": "text", "enum_values": ["x"], "enumValues": ["y"]}),
             "field 'a': enumValues and enum_values differ",
         ),
-        (with_fields({"name": "id", "type": "number"}), "field 'id': the type must be uuid or text"),
+        (
+            with_fields({"name": "id", "type": "number"}),
+            "field 'id': the type must be uuid or text",
+        ),
         (
             with_fields({"name": "a", "type": "text", "is_primary_key": True}),
             "field 'a': only 'id' can be the primary key",
@@ -222,11 +244,23 @@ def test_an_invalid_manifest_changes_nothing(shared_admin, body, text_):
 
 def test_sql_that_postgres_refuses_is_400(admin):
     for entity, words in (
-        ({"checks": [{"name": "c", "expr": "nope > 1"}]}, "check 'c': column \"nope\" does not exist"),
+        (
+            {"checks": [{"name": "c", "expr": "nope > 1"}]},
+            "check 'c': column \"nope\" does not exist",
+        ),
         ({"checks": [{"name": "c", "expr": "true) OR (1"}]}, "check 'c':"),
-        ({"checks": [{"name": "c", "expr": "random() > 0"}]}, "check 'c': functions in index predicate"),
-        ({"checks": [{"name": "c", "expr": "true), DROP COLUMN email, CHECK (true"}]}, "check 'c': syntax"),
-        ({"indexes": [{"name": "i", "columns": [{"expr": "now()"}]}]}, "index 'i': functions in index"),
+        (
+            {"checks": [{"name": "c", "expr": "random() > 0"}]},
+            "check 'c': functions in index predicate",
+        ),
+        (
+            {"checks": [{"name": "c", "expr": "true), DROP COLUMN email, CHECK (true"}]},
+            "check 'c': syntax",
+        ),
+        (
+            {"indexes": [{"name": "i", "columns": [{"expr": "now()"}]}]},
+            "index 'i': functions in index",
+        ),
     ):
         body = with_fields({"name": "email", "type": "text"}, **entity)
         status, words_found = error(admin.post("/apps", body))
@@ -245,7 +279,11 @@ def test_an_update_keeps_rows_and_a_failing_one_keeps_the_version(admin):
     )
     assert admin.post("/apps", changed).status_code == 200
     now = admin.get(f"{CONTACTS}/{row['id']}").json
-    assert now == {**{k: row[k] for k in ("id", "email", "created_at", "updated_at")}, "age": 42, "city": "Ghent"}
+    assert now == {
+        **{k: row[k] for k in ("id", "email", "created_at", "updated_at")},
+        "age": 42,
+        "city": "Ghent",
+    }
     bad = with_fields({"name": "email", "type": "number"}, {"name": "new", "type": "text"})
     assert error(admin.post("/apps", bad)) == (
         409,
@@ -266,7 +304,10 @@ def test_an_update_keeps_rows_and_a_failing_one_keeps_the_version(admin):
             "entity 'contacts': field 'nick' has empty values",
         ),
         (
-            [{"name": "nick", "type": "text"}, {"name": "email", "type": "text", "enum_values": ["q"]}],
+            [
+                {"name": "nick", "type": "text"},
+                {"name": "email", "type": "text", "enum_values": ["q"]},
+            ],
             "entity 'contacts': check 'chk_contacts_email': existing rows do not satisfy it",
         ),
     ],
@@ -280,17 +321,22 @@ def test_rows_can_forbid_a_change(admin, fields, text_):
 
 
 def test_duplicates_and_dangling_links_forbid_a_change(admin):
-    admin.post("/apps", with_fields({"name": "email", "type": "text"}, {"name": "peer", "type": "uuid"}))
+    admin.post(
+        "/apps", with_fields({"name": "email", "type": "text"}, {"name": "peer", "type": "uuid"})
+    )
     for _ in range(2):
         admin.post(CONTACTS, {"email": "a", "peer": "00000000-0000-0000-0000-000000000009"})
     unique = with_fields(
-        {"name": "email", "type": "text"}, indexes=[{"name": "u", "columns": ["email"], "unique": True}]
+        {"name": "email", "type": "text"},
+        indexes=[{"name": "u", "columns": ["email"], "unique": True}],
     )
     assert error(admin.post("/apps", unique)) == (
         409,
         "entity 'contacts': index 'u': duplicate values present",
     )
-    link = with_fields({"name": "peer", "type": "entity_link", "references": {"entity": "contacts"}})
+    link = with_fields(
+        {"name": "peer", "type": "entity_link", "references": {"entity": "contacts"}}
+    )
     assert error(admin.post("/apps", link)) == (
         409,
         "entity 'contacts': field 'peer' points to missing records",
@@ -324,7 +370,12 @@ def test_delete_rules_follow_the_manifest(admin, required):
     def link(rule):
         fields = [
             {"name": "email", "type": "text"},
-            {"name": "boss", "type": "entity_link", "references": {"entity": "contacts"}, "onDelete": rule},
+            {
+                "name": "boss",
+                "type": "entity_link",
+                "references": {"entity": "contacts"},
+                "onDelete": rule,
+            },
         ]
         return with_fields(*fields)
 

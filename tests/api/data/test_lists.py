@@ -35,7 +35,9 @@ def test_sort_and_order(many):
     up = plates(many.get(f"{VEHICLES}?sort=km&order=ASC"))
     assert up == [f"p{n:02}" for n in range(15)]
     assert plates(many.get(f"{VEHICLES}?sort=km&order=whatever&limit=3")) == ["p14", "p13", "p12"]
-    assert plates(many.get(f"{VEHICLES}?sort=nope&limit=1")) == plates(many.get(f"{VEHICLES}?limit=1"))
+    assert plates(many.get(f"{VEHICLES}?sort=nope&limit=1")) == plates(
+        many.get(f"{VEHICLES}?limit=1")
+    )
 
 
 def test_nulls_come_first_descending_and_last_ascending(many):

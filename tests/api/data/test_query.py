@@ -6,7 +6,14 @@ from tests.api.data.conftest import DRIVERS, VEHICLES
 from tests.support.api import error
 
 ROWS = [
-    {"plate": "a", "km": 1, "tags": ["x", "y"], "scores": [1, 2], "extra": {"k": 1}, "bought_on": "2025-01-01"},
+    {
+        "plate": "a",
+        "km": 1,
+        "tags": ["x", "y"],
+        "scores": [1, 2],
+        "extra": {"k": 1},
+        "bought_on": "2025-01-01",
+    },
     {"plate": "b", "km": 2, "tags": ["y"], "scores": [], "extra": [1], "active": False},
     {"plate": "c", "km": 3, "tags": None, "extra": "text", "kind": "50%_x"},
     {"plate": "d", "tags": [], "seen_at": "2026-02-03T08:15:00Z"},
@@ -68,7 +75,9 @@ def vehicles(shared_fleet):
     ],
 )
 def test_where(vehicles, where, found):
-    answer = vehicles.post(f"{VEHICLES}/query", {"where": where, "orderBy": "plate", "order": "asc"})
+    answer = vehicles.post(
+        f"{VEHICLES}/query", {"where": where, "orderBy": "plate", "order": "asc"}
+    )
     assert answer.status_code == 200, answer.json
     assert "".join(row["plate"] for row in answer.json["data"]) == found
     assert answer.json["total"] == len(found)

@@ -60,7 +60,9 @@ def test_values_are_brought_to_the_type_of_their_field(fleet):
     assert record["active"] is True
     assert record["seen_at"] == "2026-02-03T08:15:00.120931Z"
     assert record["kind"] == '{"a":1}'
-    assert make(fleet, VEHICLES, plate="x", seen_at="2026-02-03")["seen_at"] == "2026-02-03T00:00:00Z"
+    assert (
+        make(fleet, VEHICLES, plate="x", seen_at="2026-02-03")["seen_at"] == "2026-02-03T00:00:00Z"
+    )
 
 
 def test_defaults_fill_missing_fields_but_not_null(fleet):
@@ -101,7 +103,10 @@ def test_a_wrong_value_names_the_field(shared_fleet, field, value, type_name):
 
 
 def test_infinite_numbers_are_refused(fleet):
-    for raw, field in ((b'{"plate":"a","km":1e999}', "km"), (b'{"plate":"a","extra":[1e999]}', "extra")):
+    for raw, field in (
+        (b'{"plate":"a","km":1e999}', "km"),
+        (b'{"plate":"a","extra":[1e999]}', "extra"),
+    ):
         answer = fleet.post(VEHICLES, data=raw)
         kind = {"km": "number", "extra": "json"}[field]
         assert error(answer) == (400, f"field '{field}': expected {kind}")
@@ -184,8 +189,14 @@ def test_the_first_failing_check_decides(fleet, clerk):
         app, entity = path.split("/")[2], path.split("/")[4]
         assert error(nobody.get(path)) == (404, f"no entity '{entity}' in app '{app}'")
     assert error(nobody.get(f"{VEHICLES}/x")) == (400, "not a valid UUID: 'x'")
-    assert error(nobody.post(VEHICLES, [])) == (403, "missing permission: app:fleet:vehicles.create")
-    assert error(fleet.get("/apps/core/collections/users")) == (404, "no entity 'users' in app 'core'")
+    assert error(nobody.post(VEHICLES, [])) == (
+        403,
+        "missing permission: app:fleet:vehicles.create",
+    )
+    assert error(fleet.get("/apps/core/collections/users")) == (
+        404,
+        "no entity 'users' in app 'core'",
+    )
 
 
 def test_each_permission_allows_its_own_method_only(fleet, clerk):

@@ -1,14 +1,27 @@
 """Schema sync ends in the same tables whatever was there before."""
 
-from hypothesis import HealthCheck, given, settings, strategies as st
+from hypothesis import HealthCheck, given, reject, settings
+from hypothesis import strategies as st
 from sqlalchemy import create_engine, text
 from sqlalchemy.orm import Session
 
+from app.core.errors import Conflict
 from app.data import contract, live, sync
 from app.data.contract_rules import normalise
 from app.data.shape import Node
 
-TYPES = ["text", "number", "boolean", "date", "timestamp", "json", "uuid", "[text]", "[number]", "odd"]
+TYPES = [
+    "text",
+    "number",
+    "boolean",
+    "date",
+    "timestamp",
+    "json",
+    "uuid",
+    "[text]",
+    "[number]",
+    "odd",
+]
 DEFAULTS = {
     "text": ["it's", "\\x", ""],
     "number": [0, -2.5, 1e300],
@@ -36,7 +49,9 @@ def field(draw, name, entities):
     elif draw(st.booleans()):
         body["default_value"] = draw(st.sampled_from(DEFAULTS[kind]))
     if kind in {"text", "[text]", "odd"} and draw(st.booleans()):
-        body["enum_values"] = draw(st.lists(st.sampled_from(["a", "it's"]), min_size=1, unique=True))
+        body["enum_values"] = draw(
+            st.lists(st.sampled_from(["a", "it's"]), min_size=1, unique=True)
+        )
     return body
 
 
@@ -44,12 +59,16 @@ def field(draw, name, entities):
 def entity(draw, name, entities):
     fields = [draw(field(n, entities)) for n in draw(st.lists(NAMES, unique=True, max_size=5))]
     body = {"entityName": name, "fields": fields}
-    plain = [f["name"] for f in fields if f["type"] not in {"json"}]
+    plain = [f["name"] for f in fields if f["type"] != "json"]
     if plain and draw(st.booleans()):
         columns = draw(st.lists(st.sampled_from(plain), min_size=1, max_size=2, unique=True))
-        body["indexes"] = [{"name": f"ix_of_{name}", "columns": columns, "unique": draw(st.booleans())}]
+        body["indexes"] = [
+            {"name": f"ix_of_{name}", "columns": columns, "unique": draw(st.booleans())}
+        ]
     if plain and draw(st.booleans()):
-        body["checks"] = [{"name": "some", "expr": f'"{draw(st.sampled_from(plain))}" IS NOT NULL OR true'}]
+        body["checks"] = [
+            {"name": "some", "expr": f'"{draw(st.sampled_from(plain))}" IS NOT NULL OR true'}
+        ]
     if fields and draw(st.booleans()):
         body |= {"identityKind": "thing", "identityKey": draw(st.sampled_from(fields))["name"]}
     return body
@@ -92,7 +111,14 @@ def test_a_then_b_is_the_same_as_a_fresh_b(database_url, before, after):
         session.rollback()
         sync.apply(session, "probe", first)
         assert _drift(session, first) == []
-        sync.apply(session, "probe", second)
+        try:
+            sync.apply(session, "probe", second)
+        except Conflict as exc:
+            # Postgres has no cast between some pairs of types (contract 4.2).
+            session.rollback()
+            if "cannot convert" not in exc.message:
+                raise
+            reject()
         assert picture(session, second) == fresh
         assert _drift(session, second) == []
         session.rollback()
@@ -101,4 +127,6 @@ def test_a_then_b_is_the_same_as_a_fresh_b(database_url, before, after):
 
 
 def _drift(session, entities):
-    return [c for c in sync.plan(session, "probe", entities).changes if c.change_type != "drop_table"]
+    return [
+        c for c in sync.plan(session, "probe", entities).changes if c.change_type != "drop_table"
+    ]

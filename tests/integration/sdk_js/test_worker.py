@@ -118,14 +118,19 @@ class TestConsole:
         host.close()
         assert host.stdout == ["a line", "no end"]
 
-    def test_flood_to_a_slow_host_loses_nothing(self, start: Start) -> None:
+    @pytest.mark.parametrize("child", ["", "process.stdout.write('child\\n')"])
+    def test_flood_loses_nothing(self, start: Start, child: str) -> None:
+        # A child that shares the pipe makes it non-blocking for everybody.
         line = "x" * 1000
         host = start(
             with_rpc(
                 f"""flood() {{
+                    const code = "{child}";
+                    if (code) spawn(process.execPath, ['-e', code], {{ stdio: 'inherit' }});
                     for (let i = 0; i < 20000; i++) console.log(i + ' {line}');
                     return process.memoryUsage().rss;
-                }}"""
+                }}""",
+                "import { spawn } from 'node:child_process';",
             )
         ).ready()
         assert host.rpc("flood") < 250 * 1024 * 1024

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -128,10 +129,16 @@ def test_state_below_a_closed_folder(tmp_path: Path) -> None:
     try:
         rig.client.start(30)
         rig.start(LOOK)
-        assert rig.rpc("look")["uid"] != 0
+        seen = rig.rpc("look")
+        assert seen["uid"] != 0
+        # root/bundles/<app>/<hash>
+        used = Path(seen["cwd"]).parents[2]
         assert closed.stat().st_mode & 0o777 == 0o700
     finally:
         rig.client.stop()
+    assert closed not in used.parents
+    shutil.rmtree(used)
+    shutil.rmtree(closed)
 
 
 NODE = """

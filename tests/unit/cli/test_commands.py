@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import configparser
 import importlib.metadata
+import re
 from pathlib import Path
 
 from honcho.environ import parse_procfile
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from app.cli.place import PROJECT
 from app.core.messaging import Queue
@@ -52,6 +56,22 @@ def test_every_queue_is_consumed_by_the_procfile_and_by_compose() -> None:
     assert sorted(consumed) == sorted(queue.value for queue in Queue)
     compose = (PROJECT / "docker-compose.yml").read_text()
     assert f"-Q {','.join(consumed)} " in compose
+
+
+def test_lock_files_pin_every_dependency_inside_its_range() -> None:
+    setup = configparser.ConfigParser()
+    setup.read(PROJECT / "setup.cfg")
+    extras = setup["options.extras_require"]
+    running = setup["options"]["install_requires"]
+    for name, wanted in (
+        ("requirements.lock", running),
+        ("requirements-dev.lock", running + extras["test"] + extras["lint"]),
+    ):
+        text = (PROJECT / name).read_text()
+        pins = dict(re.findall(r"^([a-z0-9._-]+)==([^ ;]+)", text, flags=re.MULTILINE))
+        for requirement in map(Requirement, filter(None, wanted.splitlines())):
+            pin = pins.get(canonicalize_name(requirement.name), "")
+            assert pin in requirement.specifier, f"{name}: run make lock for {requirement}"
 
 
 def test_lock_files_name_no_index() -> None:

@@ -137,7 +137,7 @@ export class Worker {
 
   async #job(message) {
     const { onJob } = this.#handlers;
-    const answer = { type: 'job_result', id: message.id };
+    const answer = { type: 'job_result', id: message.id, call: message.call };
     if (!onJob) {
       writeLog('warn', `job ${message.id} acknowledged: this worker has no onJob`);
       send({ ...answer, result: { ok: true } });

@@ -146,7 +146,9 @@ class Server:
 
     def _job(self, message: Message) -> None:
         handler = self._handlers.hook("on_job")
-        answer = partial(self._answer, {"type": "job_result", "id": message["id"]})
+        # Two deliveries of a job may run at a time; the token tells them apart.
+        head = {"type": "job_result", "id": message["id"], "call": message.get("call")}
+        answer = partial(self._answer, head)
         if handler is None:
             self._log("warn", f"job {message['id']} ignored: no on_job handler")
             answer(None, None)

@@ -1,0 +1,46 @@
+"""Tools outside agent runs: the caller's own permissions, no supervision, no session.
+
+Source: REST contract part 40, section 3.1.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from app.agents.tools import registry
+from app.agents.tools.base import Tool, ToolContext
+from app.apps import service as apps_service
+from app.core.actor import Actor, Source
+from app.core.errors import NotFound
+from app.core.platform import Platform
+
+
+def list_tools() -> list[Tool]:
+    """Return the tools by name."""
+    return [registry.BUILT_IN[name] for name in sorted(registry.BUILT_IN)]
+
+
+def execute(
+    platform: Platform,
+    actor: Actor,
+    *,
+    name: str,
+    app_id: str,
+    args: dict[str, Any],  # Any: JSON values
+) -> Any:  # Any: a JSON value
+    """Run a tool for a caller whose ``tool:`` key was checked.
+
+    Raises:
+        NotFound: no such tool or app.
+        AppError: as the tool.
+    """
+    tool = registry.BUILT_IN.get(name)
+    if tool is None:
+        raise NotFound(f"unknown tool: '{name}'")
+    with platform.uow() as uow:
+        apps_service.require(uow.session, app_id)
+    acting = actor.via(Source.AGENT_TOOL)
+    context = ToolContext(platform, app_id, actor=acting, caller=actor)
+    arguments = tool.validate(args)
+    tool.check(context, arguments)
+    return tool.run(context, arguments)
