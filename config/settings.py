@@ -41,7 +41,7 @@ class Seconds(ma.Float):
         self, value: Any, attr: str | None, data: Any, **kwargs: Any
     ) -> Any:  # Any: marshmallow's signature
         number = super()._deserialize(value, attr, data, **kwargs)
-        if number is None or number <= 0:
+        if number <= 0:
             raise ValidationError("must be a number of seconds above 0")
         return timedelta(seconds=number)
 
@@ -118,7 +118,7 @@ def natural() -> ma.Integer:
     return ma.Integer(validate=validate.Range(min=0, error="must be a whole number from 0"))
 
 
-def setting(env: str, parser: ma.Field, default: Any, doc: str) -> Any:  # Any: as dataclasses.field
+def setting(env: str, parser: ma.Field[Any], default: Any, doc: str) -> Any:  # Any: as dataclasses.field
     """Declare one setting.
 
     Args:

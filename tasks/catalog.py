@@ -103,9 +103,7 @@ class Catalog:
         with self._platform.uow() as uow:
             manifest = apps_service.manifest_of(uow.session, stage.app_id)
             archive = repository.archive(uow.session, UUID(stage.deployment_id)) or b""
-            agent_config = agents_service.agent_config(
-                uow.session, stage.app_id, BytesIO(archive)
-            )
+            agent_config = agents_service.agent_config(uow.session, stage.app_id, BytesIO(archive))
             try:
                 secrets = secrets_service.snapshot(uow.session, self._platform.cipher, stage.app_id)
             except VaultError as exc:

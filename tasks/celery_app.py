@@ -36,7 +36,7 @@ def _process() -> str:
     return "beat" if "beat" in sys.argv else "worker"
 
 
-@signals.setup_logging.connect  # type: ignore[untyped-decorator]
+@signals.setup_logging.connect
 def _configure_logging(**_kwargs: Any) -> None:  # Any: Celery's signal arguments
     configure_logging(
         _process(), json=_settings.env is AppEnv.PRODUCTION, level=_settings.logging.level

@@ -9,17 +9,16 @@ from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy.orm import Session
-
 from app.core.actor import Actor
-from app.core.errors import NotFound
+from app.core.errors import NotFound, missing_permission
 from app.core.permissions import Permissions
 from app.core.platform import Platform
 from app.core.replies import Reply
+from app.http.authentication import INVALID
 from app.rbac import service as rbac_service
-from app.workers.host import CallOutcome, OutcomeKind
+from app.workers.host import CallOutcome
 from app.workers.messages import CallRPC
-from app.workers.rpc import NO_APP, Call
+from app.workers.rpc import NO_ACCOUNT, NO_APP, NO_PERMISSION, Call
 from tasks.base import task
 from tasks.node import Node, current_node
 from workers_runtime.protocol import CallKind
@@ -55,10 +54,8 @@ def _read(platform: Platform, node: Node, app_id: str, entries: list[Call]) -> A
     Raises:
         NotFound: the app is not installed.
     """
-    actors: Actors = {("", ""): None}
-    # Single statements that need not agree with one another: no transaction saves two of the
-    # five round trips.
-    with Session(platform.engine.execution_options(isolation_level="AUTOCOMMIT")) as session:
+    actors: Actors = {}
+    with platform.uow.reading() as session:
         node.catalog.read(session, app_id)
         for entry in entries:
             key = (entry.user_id, entry.app_scope)
@@ -85,8 +82,13 @@ def _hand_over(node: Node, app_id: str, reply_to: str, entry: Call, actor: Actor
             reply_to, entry.question, lambda: _reply(node, entry.question, outcome)
         )
 
-    if entry.user_id and actor is None:
-        _answer(node, reply_to, entry.question, OutcomeKind.ENDED, "account not available")
+    if actor is None:
+        _answer(node, reply_to, entry.question, NO_ACCOUNT, INVALID)
+        return
+    key = f"app:{app_id}:invoke"
+    if not actor.can(key):
+        text = missing_permission(key).message
+        _answer(node, reply_to, entry.question, NO_PERMISSION, text)
         return
     message = {"method": entry.method, "params": entry.params}
     lifetime_s = max(0.0, entry.deadline - time.time())

@@ -273,7 +273,9 @@ class EmbeddedPostgres:
             with connection.cursor() as cursor:
                 cursor.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (OWNER,))
                 if not cursor.fetchone():
-                    text = sql.SQL("CREATE ROLE {role} LOGIN CREATEDB CREATEROLE PASSWORD {password}")
+                    text = sql.SQL(
+                        "CREATE ROLE {role} LOGIN CREATEDB CREATEROLE PASSWORD {password}"
+                    )
                     cursor.execute(text.format(**role))
                 cursor.execute("SELECT 1 FROM pg_database WHERE datname = %s", (DATABASE,))
                 if not cursor.fetchone():

@@ -39,6 +39,20 @@ def authenticate(request: Request, session: Session, load_actor: ActorLoader) ->
     return actor if scope is None else _limited(actor, scope, request.path)
 
 
+def claimed(request: Request) -> Actor:
+    """Return who sends a request by its token alone, with no permissions.
+
+    For work whose node reads the principal's rights itself when it starts.
+
+    Raises:
+        Unauthenticated: no token, or a wrong one.
+        Forbidden: a caller token used outside the app it is limited to.
+    """
+    user_id, email, scope = _read_token(request)
+    actor = Actor(user_id=user_id, email=email)
+    return actor if scope is None else _limited(actor, scope, request.path)
+
+
 def _read_token(request: Request) -> tuple[UUID, str, str | None]:
     header = request.authorization
     if "Authorization" not in request.headers:

@@ -23,11 +23,14 @@ class Gate:
         text: the requirement in the words of the contract's endpoint list.
         public: no token is looked at.
         check: raises ``Forbidden``; gets the actor and the captured path values.
+        deferred: the view lets the node that does the work read the caller's rights, and calls
+            ``View.authorize`` wherever it answers without a node.
     """
 
     text: str
     public: bool = False
     check: Callable[[Actor, Mapping[str, Any]], None] | None = None  # Any: path converters
+    deferred: bool = False
 
     def __call__(self, method: F) -> F:
         """Attach this gate to a view method. Must be the outermost decorator."""
@@ -44,9 +47,13 @@ signed_in = Gate("signed-in")
 admin = Gate("admin", check=lambda actor, _path: actor.require_admin())
 
 
-def permission(template: str) -> Gate:
+def permission(template: str, *, deferred: bool = False) -> Gate:
     """Require a key; ``{name}`` stands for a captured path value (``app:{app_id}:invoke``)."""
-    return Gate(template, check=lambda actor, path: actor.require(template.format(**path)))
+    return Gate(
+        template,
+        check=lambda actor, path: actor.require(template.format(**path)),
+        deferred=deferred,
+    )
 
 
 def in_service(text: str) -> Gate:

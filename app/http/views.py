@@ -7,12 +7,13 @@ from typing import Any, ClassVar
 from flask import current_app, request
 from flask.typing import ResponseReturnValue
 from flask.views import MethodView
+from sqlalchemy.orm import Session
 
 from app.core.actor import ANONYMOUS, Actor
 from app.core.platform import Platform
 from app.core.uow import UnitOfWork
-from app.http.authentication import ActorLoader, authenticate
-from app.http.gates import gate_of
+from app.http.authentication import ActorLoader, authenticate, claimed
+from app.http.gates import Gate, gate_of
 
 PLATFORM = "trellis"
 ACTOR_LOADER = "trellis.actor_loader"
@@ -40,20 +41,43 @@ class View(MethodView):
     def dispatch_request(self, **path: Any) -> ResponseReturnValue:  # Any: path converters
         """Check the gate, run the method, commit."""
         self.platform = current_platform()
+        if not self.transactional:
+            self._admit_alone(path)
+            return super().dispatch_request(**path)
         with self.platform.uow() as uow:
-            self.actor = self._admit(uow, path)
-            if self.transactional:
-                self.uow = uow
-                return super().dispatch_request(**path)
-        return super().dispatch_request(**path)
+            self.actor = self._admit(uow.session, path)
+            self.uow = uow
+            return super().dispatch_request(**path)
 
-    def _admit(self, uow: UnitOfWork, path: dict[str, Any]) -> Actor:  # Any: path converters
+    def authorize(self, **path: Any) -> None:  # Any: path converters
+        """Read the caller's rights and check the gate; for views with a deferred gate.
+
+        Raises:
+            Unauthenticated: the principal is gone or disabled.
+            Forbidden: the gate refuses it.
+        """
+        with self.platform.uow.reading() as session:
+            self.actor = self._admit(session, path)
+
+    def _admit_alone(self, path: dict[str, Any]) -> None:  # Any: path converters
+        gate = self._gate()
+        if gate.deferred:
+            self.actor = claimed(request)
+        elif gate.public:
+            self.actor = ANONYMOUS
+        else:
+            self.authorize(**path)
+
+    def _gate(self) -> Gate:
         name = "get" if request.method == "HEAD" else request.method.lower()
-        gate = gate_of(getattr(self, name))
+        return gate_of(getattr(self, name))
+
+    def _admit(self, session: Session, path: dict[str, Any]) -> Actor:  # Any: path converters
+        gate = self._gate()
         if gate.public:
             return ANONYMOUS
         load_actor: ActorLoader = current_app.extensions[ACTOR_LOADER]
-        actor = authenticate(request, uow.session, load_actor)
+        actor = authenticate(request, session, load_actor)
         if gate.check is not None:
             gate.check(actor, path)
         return actor

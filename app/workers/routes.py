@@ -7,7 +7,7 @@ from typing import Any
 from flask import Response, request
 
 from app.apps import service as apps_service
-from app.core.errors import Invalid
+from app.core.errors import Forbidden, Invalid
 from app.core.ids import parse_uuid
 from app.http import gates
 from app.http.api import PREFIX, Blueprint
@@ -144,7 +144,7 @@ class RPC(View):
 
     transactional = False
 
-    @gates.permission("app:{app_id}:invoke")
+    @gates.permission("app:{app_id}:invoke", deferred=True)
     @blp.doc(
         summary="Call a method of an app's worker",
         requestBody={
@@ -166,13 +166,35 @@ class RPC(View):
     )
     def post(self, app_id: str) -> Response:
         """Return the handler's return value as the whole body."""
-        body = parse_object(request.get_data())
-        method = body.get("method")
-        if not isinstance(method, str) or not method:
-            raise Invalid("missing 'method'")
-        params = {} if body.get("params") is None else body["params"]
-        answer = rpc.call(self.platform, self.actor, app_id=app_id, method=method, params=params)
+
+        def authorize() -> None:
+            self.authorize(app_id=app_id)
+
+        try:
+            method, params = _call_of(request.get_data())
+            rpc.check(app_id, method)
+        except (Invalid, Forbidden):
+            # Whoever may not call learns that first.
+            authorize()
+            raise
+        answer = rpc.call(
+            self.platform,
+            self.actor,
+            app_id=app_id,
+            method=method,
+            params=params,
+            authorize=authorize,
+        )
         return Response(answer, content_type="application/json")
+
+
+def _call_of(raw: bytes) -> tuple[str, Any]:  # Any: a JSON value
+    """Return method and parameters of a call."""
+    body = parse_object(raw)
+    method = body.get("method")
+    if not isinstance(method, str) or not method:
+        raise Invalid("missing 'method'")
+    return method, {} if body.get("params") is None else body["params"]
 
 
 @blp.route(f"{PREFIX}/apps/<app_id>/logs")

@@ -7,7 +7,7 @@ import pytest
 
 from tests.support.stack import wait_until
 
-WORKER = '''
+WORKER = """
 import threading, time
 from trellis_worker import serve
 
@@ -34,7 +34,7 @@ def both(params, caller, ctx):
     time.sleep(0.3)
     return [caller.user_id, ctx.sql("SELECT current_setting('trellis.user_id')").rows[0][0]]
 serve(rpc={n: f for n, f in list(globals().items()) if callable(f) and n != "serve"})
-'''
+"""
 CONTRACT = [{"entityName": "notes", "fields": [{"name": "text", "type": "text"}]}]
 
 

@@ -3,6 +3,7 @@
 Each job notes its run in the app's own table, so that lost and doubled work is counted.
 """
 
+import itertools
 import signal
 import threading
 import time
@@ -39,7 +40,10 @@ def on_job(payload, caller, ctx):
 
 serve(on_job=on_job)
 """
-ENTITY = {"entityName": "runs", "fields": [{"name": "job", "type": "text"}, {"name": "attempt", "type": "number"}]}
+ENTITY = {
+    "entityName": "runs",
+    "fields": [{"name": "job", "type": "text"}, {"name": "attempt", "type": "number"}],
+}
 FAST = {"JOB_VISIBILITY_TIMEOUT": "4"}
 
 
@@ -49,13 +53,19 @@ def install(platform, app_id="shop"):
 
 def runs(platform, app_id="shop"):
     """Return how often each job was begun."""
-    with psycopg2.connect(platform.database_url.replace("+psycopg2", "")) as connection, connection.cursor() as cursor:
+    with (
+        psycopg2.connect(platform.database_url.replace("+psycopg2", "")) as connection,
+        connection.cursor() as cursor,
+    ):
         cursor.execute(f"SELECT job FROM {app_id}.runs")
         return Counter(int(row[0]) for row in cursor.fetchall())
 
 
 def sql(platform, statement):
-    with psycopg2.connect(platform.database_url.replace("+psycopg2", "")) as connection, connection.cursor() as cursor:
+    with (
+        psycopg2.connect(platform.database_url.replace("+psycopg2", "")) as connection,
+        connection.cursor() as cursor,
+    ):
         cursor.execute(statement)
         return cursor.fetchall() if cursor.description else []
 
@@ -83,7 +93,11 @@ def test_a_raising_handler_leaves_one_dead_letter(shared_platform):
         return shared_platform.admin.get("/apps/dead/jobs", params={"state": "failed"}).json()
 
     (dead,) = wait_until(failed)
-    assert (dead["msg_id"], dead["reason"], dead["read_ct"]) == (msg_id, "handler error: no such contact", 1)
+    assert (dead["msg_id"], dead["reason"], dead["read_ct"]) == (
+        msg_id,
+        "handler error: no such contact",
+        1,
+    )
     assert shared_platform.admin.get("/apps/dead/jobs").json() == []
     assert shared_platform.archived("dead") == set()
 
@@ -92,7 +106,12 @@ def test_attempts_and_delays(shared_platform):
     install(shared_platform, "later")
     body = {"payload": {"raise": "x"}, "maxAttempts": 2}
     msg_id = shared_platform.admin.post("/apps/later/jobs", json=body).json()["msg_id"]
-    job = wait_until(lambda: (j := shared_platform.admin.get(f"/apps/later/jobs/{msg_id}").json())["attempts"] == 1 and j)
+    job = wait_until(
+        lambda: (
+            (j := shared_platform.admin.get(f"/apps/later/jobs/{msg_id}").json())["attempts"] == 1
+            and j
+        )
+    )
     assert (job["state"], job["last_error"]) == ("queued", "x")
     delayed = shared_platform.admin.post("/apps/later/jobs", json={"delay": 2}).json()["msg_id"]
     began = time.monotonic()
@@ -164,7 +183,9 @@ def test_flushing_redis_under_load_loses_nothing(start_platform):
         client.flushall()
     stop.set()
     thread.join()
-    wait_until(lambda: sql(platform, "SELECT count(*) FROM trellis.jobs_queue") == [(0,)], timeout=60)
+    wait_until(
+        lambda: sql(platform, "SELECT count(*) FROM trellis.jobs_queue") == [(0,)], timeout=60
+    )
     assert runs(platform) == dict.fromkeys(ids, 1)
 
 
@@ -175,7 +196,9 @@ def test_killing_one_of_two_workers_under_load_loses_nothing(start_platform):
     ids = batch(platform, 300, seconds=0.03)
     wait_until(lambda: len(runs(platform)) > 30)
     platform.stack.kill("worker", signal.SIGKILL)
-    wait_until(lambda: sql(platform, "SELECT count(*) FROM trellis.jobs_archive") == [(300,)], timeout=60)
+    wait_until(
+        lambda: sql(platform, "SELECT count(*) FROM trellis.jobs_archive") == [(300,)], timeout=60
+    )
     found = runs(platform)
     assert set(found) == ids
     assert sum(found.values()) <= 300 + 8 + 64
@@ -191,7 +214,10 @@ def test_an_orderly_shutdown_of_the_node_makes_its_jobs_visible_at_once(start_pl
     assert {job["msg_id"] for job in jobs} == ids
     assert sql(platform, "SELECT count(*) FROM trellis.jobs_queue WHERE vt > now()") == [(0,)]
     platform.stack.start("worker")
-    wait_until(lambda: all(j["read_ct"] == 2 for j in platform.admin.get("/apps/shop/jobs").json()), timeout=30)
+    wait_until(
+        lambda: all(j["read_ct"] == 2 for j in platform.admin.get("/apps/shop/jobs").json()),
+        timeout=30,
+    )
 
 
 @pytest.mark.slow
@@ -208,16 +234,34 @@ def test_restarting_postgres_under_load_loses_nothing(start_platform):
             platform = start_platform("web", "worker", "beat", DATABASE_URL=url, **FAST)
             platform.database_url = url
             install(platform)
-            cron = platform.admin.post("/apps/shop/crons", json={"name": "c", "schedule": "1 seconds", "payload": {}}).json()
+            cron = platform.admin.post(
+                "/apps/shop/crons", json={"name": "c", "schedule": "1 seconds", "payload": {}}
+            ).json()
             ids = batch(platform, 200, seconds=0.03)
             wait_until(lambda: len(runs(platform)) > 20)
             postgres.stop()
             time.sleep(2)
             postgres.start()
-            wait_until(lambda: ids <= set(row[0] for row in sql(platform, "SELECT msg_id FROM trellis.jobs_archive")), timeout=90)
+            wait_until(
+                lambda: (
+                    ids
+                    <= {row[0] for row in sql(platform, "SELECT msg_id FROM trellis.jobs_archive")}
+                ),
+                timeout=90,
+            )
             before = sql(platform, "SELECT count(*) FROM trellis.cron_runs")
-            wait_until(lambda: sql(platform, "SELECT count(*) FROM trellis.cron_runs") > before, timeout=20, what="the cron to tick on")
-            assert sql(platform, "SELECT cron_id FROM trellis.cron_runs GROUP BY cron_id, scheduled_for HAVING count(*) > 1") == []
+            wait_until(
+                lambda: sql(platform, "SELECT count(*) FROM trellis.cron_runs") > before,
+                timeout=20,
+                what="the cron to tick on",
+            )
+            assert (
+                sql(
+                    platform,
+                    "SELECT cron_id FROM trellis.cron_runs GROUP BY cron_id, scheduled_for HAVING count(*) > 1",
+                )
+                == []
+            )
             assert cron["id"]
         finally:
             postgres.stop()
@@ -227,14 +271,20 @@ def test_two_beats_tick_once_and_one_takes_over(start_platform):
     platform = start_platform("web", "worker", "beat")
     platform.stack.start("beat2", "beat")
     install(platform)
-    platform.admin.post("/apps/shop/crons", json={"name": "c", "schedule": "1 seconds", "overlapPolicy": "queue"})
+    platform.admin.post(
+        "/apps/shop/crons", json={"name": "c", "schedule": "1 seconds", "overlapPolicy": "queue"}
+    )
     wait_until(lambda: len(runs(platform)) >= 3)
-    leader = next(name for name in ("beat", "beat2") if "scheduler_leads" in platform.stack.log(name))
+    leader = next(
+        name for name in ("beat", "beat2") if "scheduler_leads" in platform.stack.log(name)
+    )
     platform.stack.kill(leader, signal.SIGKILL)
     before = len(runs(platform))
     wait_until(lambda: len(runs(platform)) >= before + 3, timeout=20)
-    moments = [row[0] for row in sql(platform, "SELECT scheduled_for FROM trellis.cron_runs ORDER BY 1")]
-    gaps = [(b - a).total_seconds() for a, b in zip(moments, moments[1:])]
+    moments = [
+        row[0] for row in sql(platform, "SELECT scheduled_for FROM trellis.cron_runs ORDER BY 1")
+    ]
+    gaps = [(b - a).total_seconds() for a, b in itertools.pairwise(moments)]
     assert min(gaps) > 0.5
     assert all(count == 1 for count in runs(platform).values())
 
@@ -244,13 +294,16 @@ def test_skip_with_a_stopped_worker_queues_one_and_queue_piles_up(shared_platfor
     shared_platform.admin.post("/apps/pile/worker/stop")
     ids = {
         policy: shared_platform.admin.post(
-            "/apps/pile/crons", json={"name": policy, "schedule": "1 seconds", "overlapPolicy": policy}
+            "/apps/pile/crons",
+            json={"name": policy, "schedule": "1 seconds", "overlapPolicy": policy},
         ).json()["id"]
         for policy in ("skip", "queue")
     }
 
     def queued():
-        return Counter(job["payload"]["cron_id"] for job in shared_platform.admin.get("/apps/pile/jobs").json())
+        return Counter(
+            job["payload"]["cron_id"] for job in shared_platform.admin.get("/apps/pile/jobs").json()
+        )
 
     wait_until(lambda: queued()[ids["queue"]] >= 3)
     assert queued()[ids["skip"]] == 1
@@ -258,7 +311,9 @@ def test_skip_with_a_stopped_worker_queues_one_and_queue_piles_up(shared_platfor
     assert trigger.status_code == 200
     assert queued()[ids["skip"]] == 2
     for cron_id in ids.values():
-        off = shared_platform.admin.patch(f"/apps/pile/crons/{cron_id}", json={"enabled": False}).json()
+        off = shared_platform.admin.patch(
+            f"/apps/pile/crons/{cron_id}", json={"enabled": False}
+        ).json()
         assert off["pgJobId"] is None
     time.sleep(1.5)
     before = queued()

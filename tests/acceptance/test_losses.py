@@ -26,7 +26,9 @@ FAST_REDELIVERY = {"JOB_VISIBILITY_TIMEOUT": "4"}
 def runtime_of(platform):
     """Return the runtime process of the one node."""
     worker = psutil.Process(platform.stack.processes["worker"].pid)
-    return next(p for p in worker.children(recursive=True) if "workers_runtime" in " ".join(p.cmdline()))
+    return next(
+        p for p in worker.children(recursive=True) if "workers_runtime" in " ".join(p.cmdline())
+    )
 
 
 def app_process_of(platform):
@@ -49,9 +51,15 @@ def busy(platform, app_id, count):
 @pytest.mark.parametrize("loss", ["flush", "kill"])
 def test_losing_redis_loses_no_job_cron_or_record(start_platform, loss):
     platform = start_platform("web", "worker", "beat", **FAST_REDELIVERY)
-    platform.install("shop", SLOW, dataContract=[{"entityName": "orders", "fields": [{"name": "total", "type": "number"}]}])
+    platform.install(
+        "shop",
+        SLOW,
+        dataContract=[{"entityName": "orders", "fields": [{"name": "total", "type": "number"}]}],
+    )
     record = platform.admin.post("/apps/shop/collections/orders", json={"total": 5}).json()
-    cron = platform.admin.post("/apps/shop/crons", json={"name": "beat", "schedule": "1 seconds"}).json()
+    cron = platform.admin.post(
+        "/apps/shop/crons", json={"name": "beat", "schedule": "1 seconds"}
+    ).json()
     ids = busy(platform, "shop", 30)
     if loss == "flush":
         import redis
@@ -70,7 +78,9 @@ def test_losing_redis_loses_no_job_cron_or_record(start_platform, loss):
 
     before = ticks()
     wait_until(lambda: ticks() > before, what="the cron to tick on")
-    wait_until(lambda: platform.rpc("shop", "ping").status_code == 200, timeout=20, what="RPC to recover")
+    wait_until(
+        lambda: platform.rpc("shop", "ping").status_code == 200, timeout=20, what="RPC to recover"
+    )
 
 
 @pytest.mark.parametrize("victim", ["worker", "runtime", "app process"])
@@ -87,7 +97,10 @@ def test_a_kill_in_the_middle_of_jobs_loses_none(start_platform, victim):
         app_process_of(platform).kill()
     platform.wait_archived("shop", ids, timeout=60)
     assert platform.admin.get("/apps/shop/jobs").json() == []
-    with psycopg2.connect(platform.database_url.replace("+psycopg2", "")) as connection, connection.cursor() as cursor:
+    with (
+        psycopg2.connect(platform.database_url.replace("+psycopg2", "")) as connection,
+        connection.cursor() as cursor,
+    ):
         cursor.execute("SELECT count(*) FROM trellis.jobs_dead")
         assert cursor.fetchone() == (0,)
 
@@ -107,7 +120,8 @@ def test_an_orderly_stop_makes_jobs_visible_at_once(start_platform):
     platform.install("shop", SLOW)
     ids = {platform.enqueue("shop", {"seconds": 30}) for _ in range(2)}
     wait_until(
-        lambda: all(job["read_ct"] for job in platform.admin.get("/apps/shop/jobs").json()), what="running jobs"
+        lambda: all(job["read_ct"] for job in platform.admin.get("/apps/shop/jobs").json()),
+        what="running jobs",
     )
     assert platform.admin.post("/apps/shop/worker/stop").status_code == 200
     platform.deploy("shop", SLOW.replace("time.sleep(", "print("))

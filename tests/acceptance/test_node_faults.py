@@ -180,7 +180,7 @@ def test_stop_ends_the_processes_of_every_node(two_nodes):
 def test_every_node_serves_the_new_code_after_a_deploy(two_nodes):
     both_serve(two_nodes)
     with load(two_nodes) as answers:
-        changed = WORKER.replace('lambda params: params', 'lambda params: "new"')
+        changed = WORKER.replace("lambda params: params", 'lambda params: "new"')
         assert two_nodes.deploy("shop", changed).status_code == 200
         deployed = time.monotonic()
         time.sleep(2)
@@ -195,9 +195,7 @@ def test_a_platform_secret_restarts_every_node(two_nodes):
     answer = two_nodes.admin.post("/platform/secrets", json=secret)
     assert answer.json()["workers_restarted"] == 1
     wait_until(
-        lambda: all(
-            two_nodes.rpc("shop", "secrets").json() == {"TOKEN": "v1"} for _ in range(6)
-        ),
+        lambda: all(two_nodes.rpc("shop", "secrets").json() == {"TOKEN": "v1"} for _ in range(6)),
         timeout=20,
         what="both nodes to have the secret",
     )

@@ -23,21 +23,34 @@ def test_no_worker_is_503_within_a_second(start_platform):
     platform = start_platform("web", "worker")
     platform.install("shop", ECHO)
     platform.stack.kill("worker")
-    wait_until(lambda: platform.rpc("shop", "echo").status_code == 503, timeout=5, what="the node's end to be noticed")
+    wait_until(
+        lambda: platform.rpc("shop", "echo").status_code == 503,
+        timeout=5,
+        what="the node's end to be noticed",
+    )
     answer, seconds = timed(lambda: platform.rpc("shop", "echo", 1))
-    assert (answer.status_code, answer.json()) == (503, {"error": "worker for app 'shop' is not ready"})
+    assert (answer.status_code, answer.json()) == (
+        503,
+        {"error": "worker for app 'shop' is not ready"},
+    )
     assert seconds < 1
     platform.stack.start("worker2", "worker")
-    wait_until(lambda: platform.rpc("shop", "echo", 1).status_code == 200, timeout=20, what="recovery")
+    wait_until(
+        lambda: platform.rpc("shop", "echo", 1).status_code == 200, timeout=20, what="recovery"
+    )
 
 
 def test_a_call_in_flight_on_a_killed_worker_ends_within_two_seconds(start_platform):
     platform = start_platform("web", "worker")
-    platform.install("shop", ECHO.replace("lambda params: params", "lambda params: __import__('time').sleep(20)"))
+    platform.install(
+        "shop", ECHO.replace("lambda params: params", "lambda params: __import__('time').sleep(20)")
+    )
     import threading
 
     answers = []
-    call = threading.Thread(target=lambda: answers.append(timed(lambda: platform.rpc("shop", "echo"))))
+    call = threading.Thread(
+        target=lambda: answers.append(timed(lambda: platform.rpc("shop", "echo")))
+    )
     call.start()
     time.sleep(1)
     platform.stack.kill("worker")
@@ -57,7 +70,9 @@ def test_no_redis_is_503_within_two_seconds(start_platform):
         assert (answer.status_code, answer.json()) == (503, {"error": "service not ready"})
         assert seconds < 2
     platform.redis.start(empty=True)
-    wait_until(lambda: platform.rpc("shop", "echo", 1).status_code == 200, timeout=20, what="recovery")
+    wait_until(
+        lambda: platform.rpc("shop", "echo", 1).status_code == 200, timeout=20, what="recovery"
+    )
 
 
 def test_a_dead_runtime_is_replaced(start_platform):
@@ -69,7 +84,9 @@ def test_a_dead_runtime_is_replaced(start_platform):
     answer, seconds = timed(lambda: platform.rpc("shop", "echo", 1))
     assert answer.status_code in {200, 500, 503}
     assert seconds < 5
-    wait_until(lambda: platform.rpc("shop", "echo", 1).status_code == 200, timeout=20, what="recovery")
+    wait_until(
+        lambda: platform.rpc("shop", "echo", 1).status_code == 200, timeout=20, what="recovery"
+    )
 
 
 @pytest.mark.parametrize("name", ["DATABASE", "REDIS", "BROKER", "JWT", "MASTER_KEY"])

@@ -12,7 +12,9 @@ def test_the_walk_through_passes(shared_platform):
         "TRELLIS_URL": shared_platform.stack.url,
         "DEMO_EMAIL": "admin@example.com",
     }
-    done = subprocess.run([str(DEMO)], env=environment, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        [str(DEMO)], env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "All steps passed." in done.stdout
     assert '"companies":1' in done.stdout.replace(" ", "")

@@ -18,7 +18,9 @@ def test_a_slow_query_does_not_stall_other_requests(start_platform):
     try:
         time.sleep(0.5)
         started = time.monotonic()
-        with platform.stack.client(platform.admin.headers["Authorization"].removeprefix("Bearer ")) as other:
+        with platform.stack.client(
+            platform.admin.headers["Authorization"].removeprefix("Bearer ")
+        ) as other:
             for _ in range(10):
                 assert other.get("/auth/me").status_code == 200
         assert time.monotonic() - started < 2
@@ -56,9 +58,13 @@ def test_the_api_recovers_from_a_lost_database(start_platform, servers):
     admin_connection.autocommit = True
     with admin_connection.cursor() as cursor:
         cursor.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
-        cursor.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,))
+        cursor.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,)
+        )
         answer = platform.admin.get("/auth/me")
         assert (answer.status_code, answer.json()) == (503, {"error": "database not available"})
         cursor.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
     admin_connection.close()
-    wait_until(lambda: platform.admin.get("/auth/me").status_code == 200, timeout=5, what="recovery")
+    wait_until(
+        lambda: platform.admin.get("/auth/me").status_code == 200, timeout=5, what="recovery"
+    )

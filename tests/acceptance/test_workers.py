@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.stack import wait_until
 
-WORKER = '''
+WORKER = """
 import os, sys, time
 from trellis_worker import serve
 
@@ -44,7 +44,7 @@ def speak(params, caller, ctx):
     os.write(1, b"raw line\\n")
 serve(rpc={name: value for name, value in list(globals().items())
            if callable(value) and name not in ("serve", "on_start")}, on_start=on_start)
-'''
+"""
 CONTRACT = [{"entityName": "notes", "fields": [{"name": "text", "type": "text"}]}]
 
 
@@ -267,7 +267,9 @@ def test_two_deploys_at_once_both_succeed_in_turn(platform, app):
 
         assert list(pool.map(one, ["a", "b"])) == [200, 200]
     assert platform.rpc(app, "version").json() in {"a", "b"}
-    current = [row for row in platform.admin.get(f"/apps/{app}/deployments").json() if row["current"]]
+    current = [
+        row for row in platform.admin.get(f"/apps/{app}/deployments").json() if row["current"]
+    ]
     assert len(current) == 1
 
 

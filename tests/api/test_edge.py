@@ -23,7 +23,9 @@ def test_unknown_routes_and_methods_are_json(client):
     assert "GET" in answer.headers["Allow"]
 
 
-@pytest.mark.parametrize("content_type", ["application/json", "text/plain", "application/x-www-form-urlencoded", None])
+@pytest.mark.parametrize(
+    "content_type", ["application/json", "text/plain", "application/x-www-form-urlencoded", None]
+)
 def test_bodies_are_json_whatever_the_content_type_says(client, content_type):
     body = json.dumps({"email": "a@b.test", "password": "wrong"})
     answer = client.post("/auth/login", data=body, content_type=content_type)
@@ -48,7 +50,12 @@ def test_bad_bodies_are_400_and_name_the_field(client, body, text):
 
 
 def test_a_body_over_the_limit_is_413_before_anything_else(platform):
-    small = replace(platform, settings=replace(platform.settings, http=replace(platform.settings.http, max_body_bytes=100)))
+    small = replace(
+        platform,
+        settings=replace(
+            platform.settings, http=replace(platform.settings.http, max_body_bytes=100)
+        ),
+    )
     client = ApiClient(create_app(small).test_client())
     assert error(client.post("/auth/login", data=b"x" * 101)) == (413, "request body too large")
     assert error(client.post("/apps", data=b"x" * 101)) == (413, "request body too large")
@@ -56,7 +63,15 @@ def test_a_body_over_the_limit_is_413_before_anything_else(platform):
 
 @pytest.mark.parametrize(
     "header",
-    ["", "Bearer", "Bearer ", "Basic eHg6eHg=", "Bearer a.b.c", "Token x", "Bearer \N{SNOWMAN}".encode().decode("latin-1")],
+    [
+        "",
+        "Bearer",
+        "Bearer ",
+        "Basic eHg6eHg=",
+        "Bearer a.b.c",
+        "Token x",
+        "Bearer \N{SNOWMAN}".encode().decode("latin-1"),
+    ],
 )
 def test_a_malformed_authorization_header_is_401(client, header):
     assert error(client.get("/status", headers={"Authorization": header}))[0] == 401
@@ -93,7 +108,9 @@ def test_a_dead_database_is_503_and_health_stays_200(platform, admin):
 
     database = replace(platform.settings.database, url="postgresql+psycopg2://x:y@127.0.0.1:1/z")
     engine = make_engine(database, application_name="test")
-    dead = replace(platform, engine=engine, uow=UnitOfWorkFactory(engine, platform.publisher, Subscriptions()))
+    dead = replace(
+        platform, engine=engine, uow=UnitOfWorkFactory(engine, platform.publisher, Subscriptions())
+    )
     client = ApiClient(create_app(dead).test_client(), admin.token)
     assert error(client.get("/status")) == (503, "database not available")
     assert error(client.get("/auth/mode")) == (503, "database not available")
@@ -110,27 +127,41 @@ def test_a_crash_tells_the_client_nothing(platform, admin):
     assert error(ApiClient(app.test_client()).get("/broken")) == (500, "internal error")
 
 
-@pytest.mark.parametrize("path", ["/apps/a%00b/collections/x", "/apps/a%00b/jobs", "/roles/a%00b", "/agents/%00"])
+@pytest.mark.parametrize(
+    "path", ["/apps/a%00b/collections/x", "/apps/a%00b/jobs", "/roles/a%00b", "/agents/%00"]
+)
 def test_nul_characters_never_crash(admin, path):
     assert admin.get(path).status_code in {200, 400, 404, 405}
 
 
-@pytest.mark.parametrize("origin", ["http://localhost:5173", "http://127.0.0.1:8080", "http://localhost:9100"])
+@pytest.mark.parametrize(
+    "origin", ["http://localhost:5173", "http://127.0.0.1:8080", "http://localhost:9100"]
+)
 def test_local_and_own_origins_may_call(client, origin):
     answer = client.get("/nope", headers={"Origin": origin})
     assert answer.headers["Access-Control-Allow-Origin"] == origin
     preflight = client.request(
-        "OPTIONS", "/auth/login",
-        headers={"Origin": origin, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization,x-own"},
+        "OPTIONS",
+        "/auth/login",
+        headers={
+            "Origin": origin,
+            "Access-Control-Request-Method": "POST",
+            "Access-Control-Request-Headers": "authorization,x-own",
+        },
     )
     assert preflight.headers["Access-Control-Allow-Origin"] == origin
     assert "x-own" in preflight.headers["Access-Control-Allow-Headers"].lower()
     assert "Access-Control-Allow-Credentials" not in preflight.headers
 
 
-@pytest.mark.parametrize("origin", ["https://evil.test", "http://localhost.evil.test", "http://localhost:1.evil.test", "null"])
+@pytest.mark.parametrize(
+    "origin",
+    ["https://evil.test", "http://localhost.evil.test", "http://localhost:1.evil.test", "null"],
+)
 def test_foreign_origins_may_not(client, origin):
-    assert "Access-Control-Allow-Origin" not in client.get("/nope", headers={"Origin": origin}).headers
+    assert (
+        "Access-Control-Allow-Origin" not in client.get("/nope", headers={"Origin": origin}).headers
+    )
 
 
 def test_the_openapi_document_and_its_page_need_no_internet(client):

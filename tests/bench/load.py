@@ -24,7 +24,9 @@ class Load:
 
     def percentile(self, share: float) -> float:
         """Return a latency in milliseconds."""
-        return self.latencies_ms[min(len(self.latencies_ms) - 1, int(len(self.latencies_ms) * share))]
+        return self.latencies_ms[
+            min(len(self.latencies_ms) - 1, int(len(self.latencies_ms) * share))
+        ]
 
     @property
     def p50(self) -> float:

@@ -7,9 +7,7 @@ import os
 from celery import Celery
 from flask import Flask, jsonify, request
 
-celery = Celery(
-    "plain", broker=os.environ["PLAIN_REDIS"], backend=os.environ["PLAIN_REDIS"]
-)
+celery = Celery("plain", broker=os.environ["PLAIN_REDIS"], backend=os.environ["PLAIN_REDIS"])
 celery.conf.update(result_expires=60, worker_prefetch_multiplier=1)
 app = Flask(__name__)
 
@@ -20,5 +18,5 @@ def echo(value: object) -> object:
 
 
 @app.post("/rpc")
-def rpc():  # noqa: ANN201 - the shortest program that does it
+def rpc():
     return jsonify(echo.delay(request.get_json()["params"]).get(timeout=30))

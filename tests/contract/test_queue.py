@@ -32,8 +32,12 @@ def other(engine):
 
 def message(n=0, *, app_id="crm", route="worker", **options):
     values = {
-        "app_id": app_id, "route": route, "user_id": OWNER, "source": "api",
-        "payload": f'{{"n": {n}}}', "max_attempts": "1",
+        "app_id": app_id,
+        "route": route,
+        "user_id": OWNER,
+        "source": "api",
+        "payload": f'{{"n": {n}}}',
+        "max_attempts": "1",
     }
     return Outgoing(values, **options)
 
@@ -59,7 +63,9 @@ def rows(session, table, columns="*"):
 
 
 def expire(session):
-    session.execute(text("UPDATE trellis.jobs_queue SET vt = now() - interval '1 s' WHERE NOT fresh"))
+    session.execute(
+        text("UPDATE trellis.jobs_queue SET vt = now() - interval '1 s' WHERE NOT fresh")
+    )
     session.commit()
 
 
@@ -169,7 +175,12 @@ def test_archive_moves_whatever_the_timeout_and_keeps_the_facts(session):
     assert QUEUE.archive(session, [msg_id, msg_id + 99]) == [msg_id]
     assert QUEUE.archive(session, [msg_id]) == []
     row = rows(session, "jobs_archive")[0]
-    assert (row.msg_id, row.read_ct, row.enqueued_at, row.payload) == (msg_id, 1, before.enqueued_at, {"n": 7})
+    assert (row.msg_id, row.read_ct, row.enqueued_at, row.payload) == (
+        msg_id,
+        1,
+        before.enqueued_at,
+        {"n": 7},
+    )
     assert row.archived_at is not None
     assert rows(session, "jobs_queue") == []
 
@@ -188,7 +199,12 @@ def test_dead_letters_are_fenced_by_the_delivery(session):
     assert QUEUE.dead_letter(session, [Failure(stale, "handler error: x", "x")]) == []
     assert QUEUE.dead_letter(session, [Failure(latest, "handler error: y", "y")]) == [msg_id]
     row = rows(session, "jobs_dead")[0]
-    assert (row.reason, row.last_error, row.read_ct, row.attempts) == ("handler error: y", "y", 2, 1)
+    assert (row.reason, row.last_error, row.read_ct, row.attempts) == (
+        "handler error: y",
+        "y",
+        2,
+        1,
+    )
     assert row.failed_at is not None
 
 
@@ -202,7 +218,9 @@ def test_an_undelivered_failure_is_not_counted(session):
 def test_release_makes_visible_now_or_later(session):
     send(session, message(1), message(2), message(3))
     a, b, c = (d.receipt for d in claim(session))
-    QUEUE.release(session, [Release(a), Release(b, delay_s=60, error="boom"), Release(Receipt(c.msg_id, 9))])
+    QUEUE.release(
+        session, [Release(a), Release(b, delay_s=60, error="boom"), Release(Receipt(c.msg_id, 9))]
+    )
     session.commit()
     assert ids(claim(session)) == [a.msg_id]
     state = {r.msg_id: r for r in rows(session, "jobs_queue")}
@@ -232,7 +250,12 @@ def test_revive_puts_dead_letters_back_with_their_id(session):
 
 def test_visible_lanes_are_found_without_reading_the_queue(session):
     send(session, *[message(n, app_id=f"app_{n % 7}") for n in range(200)])
-    send(session, message(app_id="late", delay_s=60), message(app_id="busy"), message(app_id="busy", route="agent"))
+    send(
+        session,
+        message(app_id="late", delay_s=60),
+        message(app_id="busy"),
+        message(app_id="busy", route="agent"),
+    )
     claim(session, lane={"app_id": "busy", "route": "worker"})
     lanes = set(QUEUE.visible_lanes(session))
     assert lanes == {(f"app_{n}", "worker") for n in range(7)} | {("busy", "agent")}
@@ -267,8 +290,16 @@ def test_prune_deletes_only_what_is_old(session):
     a, b, c, d = claim(session)
     QUEUE.archive(session, [a.msg_id, b.msg_id])
     QUEUE.dead_letter(session, [Failure(c.receipt, "r"), Failure(d.receipt, "r")])
-    session.execute(text(f"UPDATE trellis.jobs_archive SET archived_at = now() - interval '40 d' WHERE msg_id = {a.msg_id}"))
-    session.execute(text(f"UPDATE trellis.jobs_dead SET failed_at = now() - interval '40 d' WHERE msg_id = {c.msg_id}"))
+    session.execute(
+        text(
+            f"UPDATE trellis.jobs_archive SET archived_at = now() - interval '40 d' WHERE msg_id = {a.msg_id}"
+        )
+    )
+    session.execute(
+        text(
+            f"UPDATE trellis.jobs_dead SET failed_at = now() - interval '40 d' WHERE msg_id = {c.msg_id}"
+        )
+    )
     assert QUEUE.prune(session, archive_s=None, dead_s=None) == 0
     assert QUEUE.prune(session, archive_s=30 * 86400, dead_s=30 * 86400) == 2
     assert [r.msg_id for r in rows(session, "jobs_archive")] == [b.msg_id]
@@ -287,11 +318,13 @@ def test_metrics(session):
 
 def test_a_claim_reads_as_much_of_a_long_queue_as_it_takes(session):
     """Whatever waits behind them: other apps, delayed and hidden messages, a long queue."""
-    session.execute(text("""
+    session.execute(
+        text("""
         INSERT INTO trellis.jobs_queue (app_id, source, payload, fresh, vt)
         SELECT CASE WHEN n % 2 = 0 THEN 'crm' ELSE 'hr' END, 'api', '{}', n % 5 <> 0,
             now() + CASE WHEN n % 5 = 0 THEN interval '1 h' ELSE interval '0' END
-        FROM generate_series(1, 40000) n"""))
+        FROM generate_series(1, 40000) n""")
+    )
     session.commit()
     session.execute(text("ANALYZE trellis.jobs_queue"))
     session.commit()
@@ -305,9 +338,11 @@ def test_a_claim_reads_as_much_of_a_long_queue_as_it_takes(session):
 def _blocks(session):
     session.execute(text("SELECT pg_stat_force_next_flush()"))
     session.commit()
-    found = session.execute(text(
-        "SELECT heap_blks_hit + heap_blks_read + idx_blks_hit + idx_blks_read"
-        " FROM pg_statio_user_tables WHERE relname = 'jobs_queue'"
-    )).scalar_one()
+    found = session.execute(
+        text(
+            "SELECT heap_blks_hit + heap_blks_read + idx_blks_hit + idx_blks_read"
+            " FROM pg_statio_user_tables WHERE relname = 'jobs_queue'"
+        )
+    ).scalar_one()
     session.commit()
     return found

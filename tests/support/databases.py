@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from sqlalchemy import Engine, NullPool, create_engine, make_url, text
 
-from migrations.runner import upgrade
 from config.settings import DatabaseURL
+from migrations.runner import upgrade
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,9 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def wait_until(condition: Callable[[], Any], *, timeout: float = 15, what: str = "condition") -> Any:
+def wait_until(
+    condition: Callable[[], Any], *, timeout: float = 15, what: str = "condition"
+) -> Any:
     """Return the first truthy value of a condition; fail after ``timeout`` seconds."""
     end = time.monotonic() + timeout
     while True:

@@ -19,7 +19,7 @@ SERVER_VARIABLES = ("DATABASE_URL", "REDIS_URL", "PORT", "HOST", "TRELLIS_DATA_D
 
 def clean_env(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return our environment without what would configure a platform."""
-    given = os.environ.items()  # noqa: TID251 -- a program started by hand inherits it too
+    given = os.environ.items()
     env = {k: v for k, v in given if k not in SERVER_VARIABLES}
     return env | dict(extra or {})
 

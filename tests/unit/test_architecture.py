@@ -6,10 +6,16 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SOURCES = [p for d in ("app", "tasks", "config", "workers_runtime", "migrations") for p in (ROOT / d).rglob("*.py")]
+SOURCES = [
+    p
+    for d in ("app", "tasks", "config", "workers_runtime", "migrations")
+    for p in (ROOT / d).rglob("*.py")
+]
 
 
-@pytest.mark.parametrize("path", [p for p in SOURCES if p.name == "__init__.py" and "sdk" not in p.parts], ids=str)
+@pytest.mark.parametrize(
+    "path", [p for p in SOURCES if p.name == "__init__.py" and "sdk" not in p.parts], ids=str
+)
 def test_packages_are_empty(path):
     assert path.read_text() == ""
 
@@ -26,7 +32,9 @@ def test_services_never_commit():
 
 def test_every_queue_is_consumed_by_the_procfile():
     queues = import_module("app.core.messaging").Queue
-    worker = next(line for line in (ROOT / "Procfile").read_text().splitlines() if line.startswith("worker:"))
+    worker = next(
+        line for line in (ROOT / "Procfile").read_text().splitlines() if line.startswith("worker:")
+    )
     consumed = worker.split("-Q ")[1].split()[0].split(",")
     assert set(consumed) == {queue.value for queue in queues}
 

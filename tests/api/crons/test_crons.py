@@ -49,8 +49,18 @@ def test_create_shows_the_whole_object(app):
     assert answer.status_code == 201
     cron = answer.json
     assert set(cron) == {
-        "id", "appId", "name", "schedule", "timezone", "payload", "overlapPolicy", "enabled",
-        "pgJobId", "createdBy", "createdAt", "updatedAt",
+        "id",
+        "appId",
+        "name",
+        "schedule",
+        "timezone",
+        "payload",
+        "overlapPolicy",
+        "enabled",
+        "pgJobId",
+        "createdBy",
+        "createdAt",
+        "updatedAt",
     }
     assert {k: cron[k] for k in body} == body
     assert (cron["appId"], cron["enabled"], cron["createdBy"]) == ("crm", True, app.user_id)
@@ -81,15 +91,39 @@ def test_lists_are_by_name(app):
         ({"name": "a b", "schedule": "* * * * *"}, "invalid cron name: 'a b'"),
         ({"name": "", "schedule": "* * * * *"}, "invalid cron name: ''"),
         ({"name": "x" * 65, "schedule": "* * * * *"}, f"invalid cron name: '{'x' * 65}'"),
-        ({"name": "x", "schedule": "@daily"}, "invalid schedule '@daily': expected five fields (minute hour day month weekday) or 'N seconds'"),
-        ({"name": "x", "schedule": "60 seconds"}, "invalid schedule '60 seconds': seconds must be 1-59"),
-        ({"name": "x", "schedule": "5/10 * * * *"}, "invalid schedule '5/10 * * * *': minute: step without range in '5/10'"),
-        ({"name": "x", "schedule": "* * * * *", "timezone": "Mars/Base"}, "unknown timezone 'Mars/Base'"),
+        (
+            {"name": "x", "schedule": "@daily"},
+            "invalid schedule '@daily': expected five fields (minute hour day month weekday) or 'N seconds'",
+        ),
+        (
+            {"name": "x", "schedule": "60 seconds"},
+            "invalid schedule '60 seconds': seconds must be 1-59",
+        ),
+        (
+            {"name": "x", "schedule": "5/10 * * * *"},
+            "invalid schedule '5/10 * * * *': minute: step without range in '5/10'",
+        ),
+        (
+            {"name": "x", "schedule": "* * * * *", "timezone": "Mars/Base"},
+            "unknown timezone 'Mars/Base'",
+        ),
         ({"name": "x", "schedule": "* * * * *", "timezone": "+02:00"}, "unknown timezone '+02:00'"),
-        ({"name": "x", "schedule": "* * * * *", "timezone": 5}, "field 'timezone' must be a string"),
-        ({"name": "x", "schedule": "* * * * *", "overlapPolicy": "wait"}, "overlapPolicy must be 'skip' or 'queue'"),
-        ({"name": "x", "schedule": "* * * * *", "overlapPolicy": 1}, "overlapPolicy must be 'skip' or 'queue'"),
-        ({"name": "x", "schedule": "* * * * *", "enabled": "yes"}, "field 'enabled' must be a boolean"),
+        (
+            {"name": "x", "schedule": "* * * * *", "timezone": 5},
+            "field 'timezone' must be a string",
+        ),
+        (
+            {"name": "x", "schedule": "* * * * *", "overlapPolicy": "wait"},
+            "overlapPolicy must be 'skip' or 'queue'",
+        ),
+        (
+            {"name": "x", "schedule": "* * * * *", "overlapPolicy": 1},
+            "overlapPolicy must be 'skip' or 'queue'",
+        ),
+        (
+            {"name": "x", "schedule": "* * * * *", "enabled": "yes"},
+            "field 'enabled' must be a boolean",
+        ),
         ({"name": "x", "schedule": "* * * * *", "payload": "p" * 262_143}, "payload too large"),
         ({"name": "x", "schedule": "* * * * *", "runAs": "me"}, "invalid runAs"),
     ],
@@ -107,7 +141,9 @@ def test_names_are_unique_per_app(app):
     assert error(app.patch(f"{CRONS}/{other['id']}", {"name": "nightly"})) == taken
     assert app.get(CRONS).json[1]["name"] == "other"
     app.post("/apps", {"appId": "hr", "name": "HR"})
-    assert app.post("/apps/hr/crons", {"name": "nightly", "schedule": "* * * * *"}).status_code == 201
+    assert (
+        app.post("/apps/hr/crons", {"name": "nightly", "schedule": "* * * * *"}).status_code == 201
+    )
 
 
 def test_patch_changes_what_is_given(app):
@@ -119,9 +155,22 @@ def test_patch_changes_what_is_given(app):
     assert {**same.json, "updatedAt": None} == {**cron, "updatedAt": None}
     assert app.patch(path, {"timezone": None}).json["timezone"] is None
     assert app.patch(path, {"payload": [1]}).json["payload"] == [1]
-    renamed = app.patch(path, {"name": "new", "schedule": "10 seconds", "overlapPolicy": "queue"}).json
-    assert (renamed["name"], renamed["schedule"], renamed["overlapPolicy"]) == ("new", "10 seconds", "queue")
-    ignored = {"id": str(uuid.uuid4()), "createdBy": None, "appId": "hr", "pgJobId": 99, "runAs": "x", "createdAt": "x"}
+    renamed = app.patch(
+        path, {"name": "new", "schedule": "10 seconds", "overlapPolicy": "queue"}
+    ).json
+    assert (renamed["name"], renamed["schedule"], renamed["overlapPolicy"]) == (
+        "new",
+        "10 seconds",
+        "queue",
+    )
+    ignored = {
+        "id": str(uuid.uuid4()),
+        "createdBy": None,
+        "appId": "hr",
+        "pgJobId": 99,
+        "runAs": "x",
+        "createdAt": "x",
+    }
     assert app.patch(path, ignored).json["id"] == cron["id"]
     assert error(app.patch(path, {"schedule": "bad"}))[1].startswith("invalid schedule 'bad': ")
 
@@ -150,12 +199,25 @@ def test_unknown_ids(app):
     foreign = create(app)["id"]
     some = str(uuid.uuid4())
     for path, cron_id in ((f"{CRONS}/{some}", some), (f"/apps/hr/crons/{foreign}", foreign)):
-        for answer in (app.patch(path, {}), app.delete(path), app.post(f"{path}/trigger"), app.get(f"{path}/runs"), app.get(f"{path}/next")):
+        for answer in (
+            app.patch(path, {}),
+            app.delete(path),
+            app.post(f"{path}/trigger"),
+            app.get(f"{path}/runs"),
+            app.get(f"{path}/next"),
+        ):
             assert error(answer) == (404, f"cron '{cron_id}' not found")
-    for answer in (app.patch(f"{CRONS}/7", {}), app.delete(f"{CRONS}/7"), app.post(f"{CRONS}/7/trigger")):
+    for answer in (
+        app.patch(f"{CRONS}/7", {}),
+        app.delete(f"{CRONS}/7"),
+        app.post(f"{CRONS}/7/trigger"),
+    ):
         assert error(answer) == (400, "not a valid UUID: '7'")
     assert error(app.get("/apps/nope/crons")) == (404, "no app 'nope'")
-    assert error(app.post("/apps/nope/crons", {"name": "x", "schedule": "* * * * *"})) == (404, "no app 'nope'")
+    assert error(app.post("/apps/nope/crons", {"name": "x", "schedule": "* * * * *"})) == (
+        404,
+        "no app 'nope'",
+    )
 
 
 def test_trigger_queues_whatever_the_policy_and_records_a_run(app):
@@ -168,7 +230,16 @@ def test_trigger_queues_whatever_the_policy_and_records_a_run(app):
     runs = app.get(f"{path}/runs").json
     assert [r["msgId"] for r in runs] == [second, first]
     run = runs[0]
-    assert set(run) == {"runid", "jobPid", "status", "returnMessage", "startTime", "endTime", "scheduledFor", "msgId"}
+    assert set(run) == {
+        "runid",
+        "jobPid",
+        "status",
+        "returnMessage",
+        "startTime",
+        "endTime",
+        "scheduledFor",
+        "msgId",
+    }
     assert (run["jobPid"], run["status"], run["scheduledFor"]) == (None, "succeeded", None)
     assert run["returnMessage"] == f"manual, enqueued msg {second}"
     assert run["endTime"].endswith("Z")
@@ -184,26 +255,50 @@ def test_a_payload_that_is_no_object_stays_as_it_is(app):
 
 
 def test_permissions_and_ownership(app, client, platform):
-    writer = person(app, client, "w@example.com", "app:crm:cron.write", "app:crm:cron.read", "app:crm:cron.trigger")
+    writer = person(
+        app,
+        client,
+        "w@example.com",
+        "app:crm:cron.write",
+        "app:crm:cron.read",
+        "app:crm:cron.trigger",
+    )
     reader = person(app, client, "r@example.com", "app:crm:cron.read")
-    manager = person(app, client, "m@example.com", "app:crm:cron.*", "app:crm:cron.read", "app:crm:cron.write", "app:crm:cron.trigger", "app:crm:cron.manage_others")
+    manager = person(
+        app,
+        client,
+        "m@example.com",
+        "app:crm:cron.*",
+        "app:crm:cron.read",
+        "app:crm:cron.write",
+        "app:crm:cron.trigger",
+        "app:crm:cron.manage_others",
+    )
     nobody = client.sign_up("n@example.com")
     theirs, mine = create(app, "admins"), create(writer, "writers")
     paths = {c["name"]: f"{CRONS}/{c['id']}" for c in (theirs, mine)}
 
     assert error(nobody.post(CRONS, {})) == (403, "missing permission: app:crm:cron.write")
     assert error(nobody.get(CRONS)) == (403, "missing permission: app:crm:cron.read")
-    assert error(reader.patch(paths["admins"], {})) == (403, "missing permission: app:crm:cron.write")
+    assert error(reader.patch(paths["admins"], {})) == (
+        403,
+        "missing permission: app:crm:cron.write",
+    )
     assert error(reader.delete(paths["admins"])) == (403, "missing permission: app:crm:cron.write")
-    assert error(reader.post(f"{paths['admins']}/trigger")) == (403, "missing permission: app:crm:cron.trigger")
+    assert error(reader.post(f"{paths['admins']}/trigger")) == (
+        403,
+        "missing permission: app:crm:cron.trigger",
+    )
 
     assert [c["name"] for c in writer.get(CRONS).json] == ["writers"]
     assert reader.get(CRONS).json == []
     assert len(manager.get(CRONS).json) == 2
     foreign = (403, "not the owner of this cron")
     for answer in (
-        writer.patch(paths["admins"], {}), writer.delete(paths["admins"]),
-        writer.post(f"{paths['admins']}/trigger"), writer.get(f"{paths['admins']}/runs"),
+        writer.patch(paths["admins"], {}),
+        writer.delete(paths["admins"]),
+        writer.post(f"{paths['admins']}/trigger"),
+        writer.get(f"{paths['admins']}/runs"),
     ):
         assert error(answer) == foreign
     assert writer.patch(paths["writers"], {}).status_code == 200
@@ -227,7 +322,11 @@ def test_all_crons_over_apps(app, client):
     create(app, "b")
     create(app, "a")
     app.post("/apps/hr/crons", {"name": "z", "schedule": "* * * * *"})
-    assert [(c["appId"], c["name"]) for c in app.get("/crons").json] == [("crm", "a"), ("crm", "b"), ("hr", "z")]
+    assert [(c["appId"], c["name"]) for c in app.get("/crons").json] == [
+        ("crm", "a"),
+        ("crm", "b"),
+        ("hr", "z"),
+    ]
     writer = person(app, client, "w@example.com", "app:crm:cron.write", "app:crm:cron.read")
     assert writer.get("/crons").json == []
     create(writer, "mine")
@@ -270,13 +369,30 @@ def test_manifest_sync(app):
     assert (crons["man"]["createdBy"], crons["man"]["overlapPolicy"]) == (app.user_id, "skip")
 
     app.patch(f"{CRONS}/{crons['man']['id']}", {"enabled": False, "payload": {"b": 2}})
-    changed = {"name": "man", "schedule": "1 1 * * *", "timezone": "Asia/Tokyo", "overlapPolicy": "queue"}
+    changed = {
+        "name": "man",
+        "schedule": "1 1 * * *",
+        "timezone": "Asia/Tokyo",
+        "overlapPolicy": "queue",
+    }
     assert install(app, changed).status_code == 200
     after = {c["name"]: c for c in app.get(CRONS).json}
     assert set(after) == {"api", "man"}
     man = after["man"]
-    assert (man["id"], man["enabled"], man["schedule"], man["timezone"], man["payload"], man["overlapPolicy"]) == (
-        crons["man"]["id"], True, "1 1 * * *", "Asia/Tokyo", {}, "queue",
+    assert (
+        man["id"],
+        man["enabled"],
+        man["schedule"],
+        man["timezone"],
+        man["payload"],
+        man["overlapPolicy"],
+    ) == (
+        crons["man"]["id"],
+        True,
+        "1 1 * * *",
+        "Asia/Tokyo",
+        {},
+        "queue",
     )
     assert man["pgJobId"] is not None
     assert after["api"] == api_made
@@ -306,7 +422,14 @@ def test_a_manifest_takes_over_an_api_made_cron(app):
 def test_reinstalling_by_somebody_else_keeps_the_owner(app, client):
     install(app, {"name": "man", "schedule": "0 9 * * *"})
     installer = person(app, client, "i@example.com", "admin:apps.install")
-    assert install(installer, {"name": "man", "schedule": "1 9 * * *"}, {"name": "new", "schedule": "2 9 * * *"}).status_code == 200
+    assert (
+        install(
+            installer,
+            {"name": "man", "schedule": "1 9 * * *"},
+            {"name": "new", "schedule": "2 9 * * *"},
+        ).status_code
+        == 200
+    )
     owners = {c["name"]: c["createdBy"] for c in app.get(CRONS).json}
     assert owners == {"man": app.user_id, "new": installer.user_id}
 

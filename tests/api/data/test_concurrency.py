@@ -14,7 +14,11 @@ TRIPS = "/apps/probe/collections/trips"
 
 def manifest(*names):
     fields = [{"name": name, "type": "text"} for name in names]
-    return {"appId": "probe", "name": "P", "dataContract": [{"entityName": "trips", "fields": fields}]}
+    return {
+        "appId": "probe",
+        "name": "P",
+        "dataContract": [{"entityName": "trips", "fields": fields}],
+    }
 
 
 @pytest.fixture
@@ -81,7 +85,9 @@ def test_a_statement_over_its_limit_is_cancelled(probe, platform):
     with platform.engine.begin() as connection:
         connection.execute(text(slow))
         connection.execute(
-            text("CREATE TRIGGER slow BEFORE INSERT ON probe.trips FOR EACH ROW EXECUTE FUNCTION probe.slow()")
+            text(
+                "CREATE TRIGGER slow BEFORE INSERT ON probe.trips FOR EACH ROW EXECUTE FUNCTION probe.slow()"
+            )
         )
     assert error(probe.post(TRIPS, {"a": "x"})) == (500, "statement timed out")
     assert probe.get(TRIPS).json == []

@@ -64,7 +64,11 @@ def test_any_json_value_is_a_payload(app, payload):
 def test_forged_headers_in_a_payload_are_only_payload(app, platform):
     payload = {"_hook": True, "cron_id": str(uuid.uuid4()), "source": "cron", "route": "agent"}
     msg_id = enqueue(app, payload=payload)
-    (row,) = run_sql(platform, "SELECT source, route, cron_id, hook_id, payload FROM trellis.jobs_queue WHERE msg_id = :id", id=msg_id)
+    (row,) = run_sql(
+        platform,
+        "SELECT source, route, cron_id, hook_id, payload FROM trellis.jobs_queue WHERE msg_id = :id",
+        id=msg_id,
+    )
     assert tuple(row) == ("api", "worker", None, None, payload)
 
 
@@ -79,8 +83,14 @@ def test_invoke_is_needed(app, client, ben):
 
 def test_the_owner_is_the_caller(app, ben):
     assert enqueue(app, user_id=app.user_id) > 0
-    assert error(app.post(JOBS, {"user_id": ben.user_id})) == (403, "acting for another principal is not allowed")
-    assert error(app.post(JOBS, {"user_id": str(uuid.uuid4())})) == (403, "acting for another principal is not allowed")
+    assert error(app.post(JOBS, {"user_id": ben.user_id})) == (
+        403,
+        "acting for another principal is not allowed",
+    )
+    assert error(app.post(JOBS, {"user_id": str(uuid.uuid4())})) == (
+        403,
+        "acting for another principal is not allowed",
+    )
     for malformed in ("ben", 7, "", [], "{" + app.user_id + "}"):
         assert error(app.post(JOBS, {"user_id": malformed})) == (400, "invalid user_id")
     assert len(app.get(JOBS).json) == 1
@@ -104,7 +114,10 @@ def test_unknown_apps(app):
         assert error(app.post(f"/apps/{app_id}/jobs", {})) == (404, f"no app '{app_id}'")
         assert error(app.get(f"/apps/{app_id}/jobs")) == (404, f"no app '{app_id}'")
     for schema in ("trellis", "information_schema", "pg_x"):
-        assert error(app.post(f"/apps/{schema}/jobs", {})) == (403, f"schema '{schema}' is off limits")
+        assert error(app.post(f"/apps/{schema}/jobs", {})) == (
+            403,
+            f"schema '{schema}' is off limits",
+        )
 
 
 @pytest.mark.parametrize(
@@ -147,8 +160,12 @@ def test_archived_means_exactly_true(app, platform):
     (archived,) = app.get(f"{JOBS}?archived=true").json
     assert archived.pop("archived_at").endswith("Z")
     assert archived == {
-        "msg_id": done, "app_id": "crm", "payload": {"n": 1}, "user_id": app.user_id,
-        "read_ct": 0, "enqueued_at": enqueued_at,
+        "msg_id": done,
+        "app_id": "crm",
+        "payload": {"n": 1},
+        "user_id": app.user_id,
+        "read_ct": 0,
+        "enqueued_at": enqueued_at,
     }
     for other in ("True", "1", "false", "yes"):
         assert [j["msg_id"] for j in app.get(f"{JOBS}?archived={other}").json] == [waiting]
@@ -171,9 +188,18 @@ def test_a_batch_is_all_or_nothing(app):
     ids = app.post(f"{JOBS}/batch", {"jobs": [{"payload": n} for n in range(5)]}).json["msg_ids"]
     assert ids == sorted(ids)
     assert [j["payload"] for j in app.get(JOBS).json] == [4, 3, 2, 1, 0]
-    assert error(app.post(f"{JOBS}/batch", {"jobs": [{}, {"delay": -1}]})) == (400, "field 'delay' must be 0 to 86400")
-    assert error(app.post(f"{JOBS}/batch", {"jobs": []})) == (400, "field 'jobs' must have 1 to 1000 elements")
-    assert error(app.post(f"{JOBS}/batch", {"jobs": [{}] * 1001})) == (400, "field 'jobs' must have 1 to 1000 elements")
+    assert error(app.post(f"{JOBS}/batch", {"jobs": [{}, {"delay": -1}]})) == (
+        400,
+        "field 'delay' must be 0 to 86400",
+    )
+    assert error(app.post(f"{JOBS}/batch", {"jobs": []})) == (
+        400,
+        "field 'jobs' must have 1 to 1000 elements",
+    )
+    assert error(app.post(f"{JOBS}/batch", {"jobs": [{}] * 1001})) == (
+        400,
+        "field 'jobs' must have 1 to 1000 elements",
+    )
     assert error(app.post(f"{JOBS}/batch", {})) == (400, "field 'jobs' is required")
     assert error(app.post(f"{JOBS}/batch", {"jobs": [3]}))[0] == 400
     assert len(app.get(JOBS).json) == 5
@@ -193,17 +219,30 @@ def test_states_and_one_job(app, platform):
     with platform.uow() as uow:
         lane = {"app_id": "crm", "route": "worker"}
         deliveries = QUEUE.claim(uow.session, lane, quantity=2, vt_s=60)
-        QUEUE.dead_letter(uow.session, [Failure(deliveries[0].receipt, "handler error: boo", "boo")])
-    shown = {s: [j["msg_id"] for j in app.get(f"{JOBS}?state={s}").json] for s in ("queued", "running", "archived", "failed")}
+        QUEUE.dead_letter(
+            uow.session, [Failure(deliveries[0].receipt, "handler error: boo", "boo")]
+        )
+    shown = {
+        s: [j["msg_id"] for j in app.get(f"{JOBS}?state={s}").json]
+        for s in ("queued", "running", "archived", "failed")
+    }
     assert shown == {"queued": [waiting], "running": [running], "archived": [], "failed": [failed]}
     (dead,) = app.get(f"{JOBS}?state=failed").json
     assert (dead["reason"], dead["read_ct"]) == ("handler error: boo", 1)
     assert dead["failed_at"].endswith("Z")
     one = app.get(f"{JOBS}/{running}").json
-    assert (one["state"], one["read_ct"], one["attempts"], one["last_error"]) == ("running", 1, 0, None)
+    assert (one["state"], one["read_ct"], one["attempts"], one["last_error"]) == (
+        "running",
+        1,
+        0,
+        None,
+    )
     assert app.get(f"{JOBS}/{failed}").json["last_error"] == "boo"
     assert [j["msg_id"] for j in app.get(f"{JOBS}?before={waiting}").json] == [running]
-    assert error(app.get(f"{JOBS}?state=sleeping")) == (400, "state must be 'queued', 'running', 'archived' or 'failed'")
+    assert error(app.get(f"{JOBS}?state=sleeping")) == (
+        400,
+        "state must be 'queued', 'running', 'archived' or 'failed'",
+    )
     assert error(app.get(f"{JOBS}/{waiting + 999}")) == (404, f"no job {waiting + 999}")
     assert error(app.get(f"{JOBS}/x1")) == (400, "not a valid job id: 'x1'")
 
@@ -229,7 +268,11 @@ def test_cancel_and_retry(app):
 def test_jobs_of_another_app_are_out_of_reach(app):
     app.post("/apps", {"appId": "hr", "name": "HR"})
     msg_id = enqueue(app)
-    for answer in (app.get(f"/apps/hr/jobs/{msg_id}"), app.delete(f"/apps/hr/jobs/{msg_id}"), app.post(f"/apps/hr/jobs/{msg_id}/retry")):
+    for answer in (
+        app.get(f"/apps/hr/jobs/{msg_id}"),
+        app.delete(f"/apps/hr/jobs/{msg_id}"),
+        app.post(f"/apps/hr/jobs/{msg_id}/retry"),
+    ):
         assert error(answer) == (404, f"no job {msg_id}")
     assert app.get("/apps/hr/jobs").json == []
 

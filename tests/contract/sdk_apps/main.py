@@ -1,4 +1,4 @@
-# ruff: noqa: T201  # printing is what is tested
+# printing is what is tested
 # The same app as main.mjs, for the conformance suite.
 import asyncio
 import dataclasses

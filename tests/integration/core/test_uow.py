@@ -67,7 +67,10 @@ def test_messages_are_published_once_their_rows_are_visible(engine, recorder):
 
 def test_an_exception_rolls_back_and_publishes_nothing(engine, recorder):
     called = []
-    with pytest.raises(ZeroDivisionError), UnitOfWorkFactory(engine, recorder, Subscriptions())() as uow:
+    with (
+        pytest.raises(ZeroDivisionError),
+        UnitOfWorkFactory(engine, recorder, Subscriptions())() as uow,
+    ):
         add(uow, 1)
         uow.after_commit(lambda: called.append(1))
         1 / 0  # noqa: B018
@@ -82,7 +85,10 @@ def test_a_failing_commit_publishes_nothing(engine, recorder):
         connection.execute(
             text("CREATE TABLE child (id int REFERENCES probe DEFERRABLE INITIALLY DEFERRED)")
         )
-    with pytest.raises(Exception, match="foreign key"), UnitOfWorkFactory(engine, recorder, Subscriptions())() as uow:
+    with (
+        pytest.raises(Exception, match="foreign key"),
+        UnitOfWorkFactory(engine, recorder, Subscriptions())() as uow,
+    ):
         add(uow, 1)
         uow.session.execute(text("INSERT INTO child VALUES (99)"))
     assert recorder.published == []

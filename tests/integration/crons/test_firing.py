@@ -48,12 +48,26 @@ def owner(sql):
 
 @pytest.fixture
 def cron(sql, owner):
-    def make(name="c", *, policy="skip", payload='{"a": 1}', enabled=True, created_by=owner, schedule="* * * * *"):
+    def make(
+        name="c",
+        *,
+        policy="skip",
+        payload='{"a": 1}',
+        enabled=True,
+        created_by=owner,
+        schedule="* * * * *",
+    ):
         cron_id = uuid4()
         sql(
             "INSERT INTO trellis.cron_schedules (id, app_id, name, schedule, payload, overlap_policy, enabled, created_by)"
             " VALUES (:id, 'crm', :name, :schedule, CAST(:payload AS jsonb), :policy, :enabled, :owner)",
-            id=cron_id, name=name, schedule=schedule, payload=payload, policy=policy, enabled=enabled, owner=created_by,
+            id=cron_id,
+            name=name,
+            schedule=schedule,
+            payload=payload,
+            policy=policy,
+            enabled=enabled,
+            owner=created_by,
         )
         return cron_id
 
@@ -97,16 +111,26 @@ def test_a_tick_becomes_one_job(sql, owner, cron, tick, fire):
     ((status, message, linked, scheduled, ended),) = sql(
         "SELECT status, return_message, msg_id, scheduled_for, end_time >= start_time FROM trellis.cron_runs"
     )
-    assert (status, message, linked, scheduled, ended) == ("succeeded", f"enqueued msg {msg_id}", msg_id, NOON, True)
+    assert (status, message, linked, scheduled, ended) == (
+        "succeeded",
+        f"enqueued msg {msg_id}",
+        msg_id,
+        NOON,
+        True,
+    )
 
 
 def test_a_tick_is_written_once_and_the_minute_never_goes_back(sql, cron, tick):
     cron_id = cron()
     assert tick(cron_id, minute=1) == 1
     assert tick(cron_id, minute=1) == 0
-    assert sql("SELECT last_minute FROM trellis.scheduler_state") == [(NOON + timedelta(minutes=1),)]
+    assert sql("SELECT last_minute FROM trellis.scheduler_state") == [
+        (NOON + timedelta(minutes=1),)
+    ]
     tick(minute=0)
-    assert sql("SELECT last_minute FROM trellis.scheduler_state") == [(NOON + timedelta(minutes=1),)]
+    assert sql("SELECT last_minute FROM trellis.scheduler_state") == [
+        (NOON + timedelta(minutes=1),)
+    ]
 
 
 def test_only_intervals_count_from_their_last_tick(sql, cron, tick):
@@ -148,11 +172,13 @@ def test_caught_up_ticks_collapse_with_skip_and_pile_up_with_queue(sql, cron, ti
 def test_without_an_enabled_owner_a_tick_fails(sql, cron, tick, fire, trouble):
     cron_id = cron()
     tick(cron_id)
-    sql({
-        "disabled owner": "UPDATE trellis.users SET disabled_at = now()",
-        "no owner": "DELETE FROM trellis.users",
-        "disabled cron": "UPDATE trellis.cron_schedules SET enabled = false",
-    }[trouble])
+    sql(
+        {
+            "disabled owner": "UPDATE trellis.users SET disabled_at = now()",
+            "no owner": "DELETE FROM trellis.users",
+            "disabled cron": "UPDATE trellis.cron_schedules SET enabled = false",
+        }[trouble]
+    )
     fire()
     assert outcomes(sql) == [("failed", "cron has no enabled owner")]
     assert sql("SELECT 1 FROM trellis.jobs_queue") == []
@@ -181,7 +207,12 @@ def test_payloads_that_are_no_objects_stay(sql, cron, tick, fire, payload):
 
 @pytest.mark.parametrize(
     ("payload", "deployed", "route"),
-    [("{}", True, "worker"), ('{"message": "hi"}', True, "agent"), ("{}", False, "agent"), ('{"message": 5}', True, "worker")],
+    [
+        ("{}", True, "worker"),
+        ('{"message": "hi"}', True, "agent"),
+        ("{}", False, "agent"),
+        ('{"message": 5}', True, "worker"),
+    ],
 )
 def test_the_route_of_an_app_with_an_agent(sql, cron, tick, fire, payload, deployed, route):
     tick(cron(payload=payload))
@@ -189,7 +220,8 @@ def test_the_route_of_an_app_with_an_agent(sql, cron, tick, fire, payload, deplo
     if deployed:
         sql(
             "INSERT INTO trellis.deployments (id, app_id, archive, sha256, size_bytes, entry_point, runtime, is_current)"
-            " VALUES (:id, 'crm', '', '', 0, 'worker.py', 'python', true)", id=uuid4(),
+            " VALUES (:id, 'crm', '', '', 0, 'worker.py', 'python', true)",
+            id=uuid4(),
         )
         sql("INSERT INTO trellis.app_workers (app_id) VALUES ('crm')")
     fire()
@@ -246,7 +278,10 @@ def test_old_runs_are_pruned(sql, cron, tick, fire, open_uow):
     tick(cron_id)
     tick(cron_id, minute=1)
     fire()
-    sql("UPDATE trellis.cron_runs SET start_time = now() - interval '8 d' WHERE scheduled_for = :m", m=NOON)
+    sql(
+        "UPDATE trellis.cron_runs SET start_time = now() - interval '8 d' WHERE scheduled_for = :m",
+        m=NOON,
+    )
     with open_uow() as uow:
         assert repository.prune_runs(uow.session, age_s=7 * 86400) == 1
     assert sql("SELECT scheduled_for FROM trellis.cron_runs") == [(NOON + timedelta(minutes=1),)]
@@ -256,7 +291,8 @@ def test_old_runs_are_pruned(sql, cron, tick, fire, open_uow):
 def test_ten_thousand_ticks_are_fired_within_five_seconds(sql, owner, tick, open_uow):
     sql(
         "INSERT INTO trellis.cron_schedules (id, app_id, name, schedule, created_by)"
-        " SELECT gen_random_uuid(), 'crm', 'c' || n, '0 12 * * *', :owner FROM generate_series(1, 10000) n", owner=owner,
+        " SELECT gen_random_uuid(), 'crm', 'c' || n, '0 12 * * *', :owner FROM generate_series(1, 10000) n",
+        owner=owner,
     )
     crons = [row[0] for row in sql("SELECT id FROM trellis.cron_schedules")]
     began = time.monotonic()
@@ -266,6 +302,8 @@ def test_ten_thousand_ticks_are_fired_within_five_seconds(sql, owner, tick, open
         with open_uow() as uow:
             fired = firing.fire(uow)
     took = time.monotonic() - began
-    assert sql("SELECT count(DISTINCT cron_id), count(*) FROM trellis.jobs_queue") == [(10_000, 10_000)]
+    assert sql("SELECT count(DISTINCT cron_id), count(*) FROM trellis.jobs_queue") == [
+        (10_000, 10_000)
+    ]
     assert took < 5
     print(f"10,000 ticks in {took * 1000:.0f} ms")

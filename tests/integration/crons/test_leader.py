@@ -48,7 +48,11 @@ def cron(sql):
         cron_id = uuid4()
         sql(
             "INSERT INTO trellis.cron_schedules (id, app_id, name, schedule, created_by, anchor_at) VALUES (:id, 'crm', :name, :s, :o, :a)",
-            id=cron_id, name=str(cron_id), s=schedule, o=owner, a=anchor,
+            id=cron_id,
+            name=str(cron_id),
+            s=schedule,
+            o=owner,
+            a=anchor,
         )
         sql("NOTIFY trellis_crons")
         return cron_id
@@ -62,7 +66,12 @@ def start(platform):
     stop, threads, leaders = threading.Event(), [], []
 
     def run(clock, fired=None, retry_s=0.05):
-        leader = Leader(platform.engine, retry_s=retry_s, fire=([] if fired is None else fired).append, clock=clock)
+        leader = Leader(
+            platform.engine,
+            retry_s=retry_s,
+            fire=([] if fired is None else fired).append,
+            clock=clock,
+        )
 
         def loop():
             while not stop.is_set():
@@ -82,7 +91,10 @@ def start(platform):
 
 
 def ticks(sql):
-    return [f"{row[0]:%H:%M}" for row in sql("SELECT scheduled_for FROM trellis.cron_runs ORDER BY scheduled_for")]
+    return [
+        f"{row[0]:%H:%M}"
+        for row in sql("SELECT scheduled_for FROM trellis.cron_runs ORDER BY scheduled_for")
+    ]
 
 
 def test_a_tick_is_written_the_moment_it_is_due(sql, cron, start):
@@ -109,7 +121,9 @@ def test_missed_minutes_are_caught_up_from_what_is_stored(sql, cron, start, minu
     """4 minutes: both schedules, all minutes. 60: only the one without stars, all minutes."""
     cron()
     cron("0-59 0-23 * * *")
-    sql("INSERT INTO trellis.scheduler_state VALUES (1, :m)", m=datetime(2027, 5, 5, 12, tzinfo=UTC))
+    sql(
+        "INSERT INTO trellis.scheduler_state VALUES (1, :m)", m=datetime(2027, 5, 5, 12, tzinfo=UTC)
+    )
     start(Clock(datetime(2027, 5, 5, 12, tzinfo=UTC) + timedelta(minutes=minutes, seconds=1)))
     wait_until(lambda: len(ticks(sql)) == expected)
 
@@ -148,13 +162,20 @@ def test_two_beats_tick_once_and_the_other_takes_over(sql, cron, start):
     wait_until(lambda: first.leading or second.leading)
     time.sleep(0.5)
     assert first.leading != second.leading
-    sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'trellis-beat-leader' AND datname = current_database() AND query NOT LIKE '%try_advisory%'")
+    sql(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'trellis-beat-leader' AND datname = current_database() AND query NOT LIKE '%try_advisory%'"
+    )
     wait_until(lambda: first.leading != second.leading, timeout=5)
     wait_until(lambda: len(ticks(sql)) >= 1)
     sql("UPDATE trellis.cron_runs SET status = 'succeeded'")
     seen = len(ticks(sql))
     wait_until(lambda: len(ticks(sql)) > seen, timeout=5)
-    assert sql("SELECT cron_id, scheduled_for FROM trellis.cron_runs GROUP BY 1, 2 HAVING count(*) > 1") == []
+    assert (
+        sql(
+            "SELECT cron_id, scheduled_for FROM trellis.cron_runs GROUP BY 1, 2 HAVING count(*) > 1"
+        )
+        == []
+    )
 
 
 def test_a_database_that_is_away_is_waited_for(cron, start, sql):
@@ -163,6 +184,8 @@ def test_a_database_that_is_away_is_waited_for(cron, start, sql):
     leader = start(clock)
     wait_until(lambda: leader.leading)
     for _ in range(3):
-        sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'trellis-beat-leader' AND datname = current_database()")
+        sql(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'trellis-beat-leader' AND datname = current_database()"
+        )
         time.sleep(0.2)
     wait_until(lambda: ticks(sql) == ["12:00"], timeout=6)

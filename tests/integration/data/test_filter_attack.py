@@ -26,7 +26,7 @@ MANIFEST = {
 }
 THINGS = "/apps/probe/collections/things"
 ROW = {
-    "words": "it's 100% \\ \"x\"",
+    "words": 'it\'s 100% \\ "x"',
     "number": 1.5,
     "flag": True,
     "day": "2026-01-01",
@@ -52,15 +52,33 @@ SCALARS = st.one_of(
 )
 VALUES = st.recursive(
     SCALARS,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=2)
+    ),
     max_leaves=4,
 )
 FIELDS = st.one_of(st.sampled_from([*ROW, "id", "created_at"]), NASTY)
 OPERATORS = st.sampled_from(
-    ["$eq", "$ne", "$gt", "$gte", "$lt", "$lte", "$like", "$ilike", "$in", "$nin", "$contains", "$isNull", "$x"]
+    [
+        "$eq",
+        "$ne",
+        "$gt",
+        "$gte",
+        "$lt",
+        "$lte",
+        "$like",
+        "$ilike",
+        "$in",
+        "$nin",
+        "$contains",
+        "$isNull",
+        "$x",
+    ]
 )
 LEAVES = st.dictionaries(
-    FIELDS, st.one_of(VALUES, st.dictionaries(OPERATORS, VALUES, min_size=1, max_size=2)), max_size=2
+    FIELDS,
+    st.one_of(VALUES, st.dictionaries(OPERATORS, VALUES, min_size=1, max_size=2)),
+    max_size=2,
 )
 WHERES = st.recursive(
     LEAVES,
@@ -100,7 +118,9 @@ def test_where(things, data):
 @ATTACK
 def test_query_parameters(things, data):
     parameters = data.draw(
-        st.dictionaries(st.one_of(FIELDS, st.sampled_from(["sort", "limit", "offset"])), NASTY, max_size=3)
+        st.dictionaries(
+            st.one_of(FIELDS, st.sampled_from(["sort", "limit", "offset"])), NASTY, max_size=3
+        )
     )
     text = "&".join(f"{quote(k)}={quote(v)}" for k, v in parameters.items())
     answer = things.get(f"{THINGS}?{text}")

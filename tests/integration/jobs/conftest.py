@@ -32,17 +32,27 @@ class World:
 
     def add_app(self, app_id, *, desired="running"):
         self.sql(
-            "INSERT INTO trellis.apps (id, name, version, manifest) VALUES (:id, :id, '1', '{}')", id=app_id
+            "INSERT INTO trellis.apps (id, name, version, manifest) VALUES (:id, :id, '1', '{}')",
+            id=app_id,
         )
         self.sql(
             "INSERT INTO trellis.deployments (id, app_id, archive, sha256, size_bytes, entry_point, runtime, is_current)"
             " VALUES (:id, :app, '', '', 0, 'worker.py', 'python', true)",
-            id=uuid4(), app=app_id,
+            id=uuid4(),
+            app=app_id,
         )
-        self.sql("INSERT INTO trellis.app_workers (app_id, desired_state) VALUES (:app, :desired)", app=app_id, desired=desired)
+        self.sql(
+            "INSERT INTO trellis.app_workers (app_id, desired_state) VALUES (:app, :desired)",
+            app=app_id,
+            desired=desired,
+        )
 
     def set_desired(self, app_id, desired):
-        self.sql("UPDATE trellis.app_workers SET desired_state = :d WHERE app_id = :app", d=desired, app=app_id)
+        self.sql(
+            "UPDATE trellis.app_workers SET desired_state = :d WHERE app_id = :app",
+            d=desired,
+            app=app_id,
+        )
 
     def put(self, count=1, *, app_id="crm", **options):
         options.setdefault("user_id", self.owner)
@@ -52,7 +62,12 @@ class World:
             return service.put(uow, jobs)
 
     def ids(self, table, app_id="crm"):
-        return [row[0] for row in self.sql(f"SELECT msg_id FROM trellis.{table} WHERE app_id = :a ORDER BY msg_id", a=app_id)]
+        return [
+            row[0]
+            for row in self.sql(
+                f"SELECT msg_id FROM trellis.{table} WHERE app_id = :a ORDER BY msg_id", a=app_id
+            )
+        ]
 
     def expire(self):
         self.sql("UPDATE trellis.jobs_queue SET vt = now() - interval '1 s' WHERE NOT fresh")

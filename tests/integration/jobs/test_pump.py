@@ -57,7 +57,9 @@ def make_pump(world, host):
 
 
 def drained(world, app_id="crm"):
-    return wait_until(lambda: not world.ids("jobs_queue", app_id), what="an empty queue") is not None
+    return (
+        wait_until(lambda: not world.ids("jobs_queue", app_id), what="an empty queue") is not None
+    )
 
 
 def test_one_turn_works_off_the_whole_queue(world, host, make_pump):
@@ -103,7 +105,10 @@ def test_a_turn_holds_no_thread_and_free_slots_go_on(world, host, make_pump):
     wait_until(lambda: host.running == 4)
     time.sleep(0.1)
     assert host.running == 4
-    assert sum(r[0] for r in world.sql("SELECT count(*) FROM trellis.jobs_queue WHERE read_ct = 0")) == 16
+    assert (
+        sum(r[0] for r in world.sql("SELECT count(*) FROM trellis.jobs_queue WHERE read_ct = 0"))
+        == 16
+    )
     host.unblock()
     drained(world)
 
@@ -195,22 +200,30 @@ def test_attempts_are_spread_and_counted(world, host, make_pump):
         wait_until(lambda n=attempt: len(host.calls) == n)
         wait_until(lambda: pump.in_flight() == 0)
         world.expire()
-    ((found, attempts, read_ct, error),) = world.sql("SELECT msg_id, attempts, read_ct, last_error FROM trellis.jobs_dead")
+    ((found, attempts, read_ct, error),) = world.sql(
+        "SELECT msg_id, attempts, read_ct, last_error FROM trellis.jobs_dead"
+    )
     assert (found, attempts, read_ct, error) == (msg_id, 7, 7, "later")
 
 
 def test_a_crash_leaves_the_job_hidden(world, host, make_pump):
-    host.handler = lambda message, actor: CallOutcome(ok=False, error="worker crashed", kind=OutcomeKind.CRASHED)
+    host.handler = lambda message, actor: CallOutcome(
+        ok=False, error="worker crashed", kind=OutcomeKind.CRASHED
+    )
     world.put()
     pump = make_pump()
     pump.turn("crm")
     wait_until(lambda: host.calls and pump.in_flight() == 0)
-    ((read_ct, hidden),) = world.sql("SELECT read_ct, vt > now() + interval '100 s' FROM trellis.jobs_queue")
+    ((read_ct, hidden),) = world.sql(
+        "SELECT read_ct, vt > now() + interval '100 s' FROM trellis.jobs_queue"
+    )
     assert (read_ct, hidden) == (1, True)
 
 
 def test_a_stop_makes_it_visible_at_once(world, host, make_pump):
-    host.handler = lambda message, actor: CallOutcome(ok=False, error="worker stopped", kind=OutcomeKind.STOPPED)
+    host.handler = lambda message, actor: CallOutcome(
+        ok=False, error="worker stopped", kind=OutcomeKind.STOPPED
+    )
     world.put()
     pump = make_pump()
     world.set_desired("crm", "running")
@@ -250,7 +263,9 @@ def test_jobs_without_an_enabled_owner_are_dead(world, host, make_pump):
     make_pump().turn("crm")
     drained(world)
     assert host.ids() == [alive]
-    assert world.sql("SELECT DISTINCT reason, read_ct FROM trellis.jobs_dead") == [("no enabled owner", 0)]
+    assert world.sql("SELECT DISTINCT reason, read_ct FROM trellis.jobs_dead") == [
+        ("no enabled owner", 0)
+    ]
     world.sql("UPDATE trellis.users SET disabled_at = now()")
     world.put()
     make_pump().turn("crm")
@@ -268,7 +283,9 @@ def test_the_sixth_delivery_never_happens(world, host, make_pump):
         time.sleep(0.05)
         world.expire()
     assert host.ids() == [msg_id] * 5
-    assert world.sql("SELECT reason, read_ct FROM trellis.jobs_dead") == [("exceeded max deliveries", 5)]
+    assert world.sql("SELECT reason, read_ct FROM trellis.jobs_dead") == [
+        ("exceeded max deliveries", 5)
+    ]
 
 
 def test_zero_deliveries_means_no_limit(world, host, make_pump):
@@ -285,7 +302,9 @@ def test_zero_deliveries_means_no_limit(world, host, make_pump):
 def test_a_late_answer_counts_and_a_stale_error_does_not(world, host, make_pump):
     host.block()
     first = FakeHost(lambda message, actor: None)
-    errors = FakeHost(lambda message, actor: CallOutcome(ok=False, error="x", kind=OutcomeKind.HANDLER_ERROR))
+    errors = FakeHost(
+        lambda message, actor: CallOutcome(ok=False, error="x", kind=OutcomeKind.HANDLER_ERROR)
+    )
     errors.block()
     (msg_id,) = world.put()
     slow = make_pump(host=errors)
@@ -338,7 +357,10 @@ def test_extend_keeps_the_slot_and_the_job_hidden(world, host, make_pump):
 
 def test_only_jobs_in_flight_can_be_extended(world):
     (msg_id,) = world.put()
-    with world.platform.uow() as uow, pytest.raises(Exception, match=f"job {msg_id} is not in flight"):
+    with (
+        world.platform.uow() as uow,
+        pytest.raises(Exception, match=f"job {msg_id} is not in flight"),
+    ):
         service.extend(uow, app_id="crm", msg_id=msg_id, seconds=60)
     for seconds in (0, 3601, True):
         with world.platform.uow() as uow, pytest.raises(Invalid, match="seconds must be 1-3600"):
@@ -382,7 +404,10 @@ def test_jobs_that_waited_for_a_slot_go_back_uncounted(world, host, make_pump):
     wait_until(lambda: host.running == 2)
     waiting = world.sql("SELECT count(*) FROM trellis.jobs_queue WHERE read_ct = 1")[0][0]
     assert waiting > 2, "short jobs are claimed ahead"
-    wait_until(lambda: world.sql("SELECT count(*) FROM trellis.jobs_queue WHERE read_ct = 1") == [(2,)], what="the others to go back")
+    wait_until(
+        lambda: world.sql("SELECT count(*) FROM trellis.jobs_queue WHERE read_ct = 1") == [(2,)],
+        what="the others to go back",
+    )
     host.unblock()
     pump.turn("crm")
     drained(world)
@@ -425,7 +450,9 @@ def test_a_database_that_goes_away_for_a_while_loses_nothing(world, host, make_p
     pump.turn("crm")
     for _ in range(3):
         time.sleep(0.1)
-        world.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()")
+        world.sql(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
 
     def done():
         pump.turn("crm")

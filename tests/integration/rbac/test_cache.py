@@ -102,7 +102,7 @@ def test_what_was_seen_inside_a_rolled_back_change_is_not_kept(admin, nora, plat
     def loaded(uow):
         return rbac_service.load_actor(uow.session, user_id).permissions
 
-    with pytest.raises(Undone), platform.uow() as uow:  # noqa: PT012 - the block is what is undone
+    with pytest.raises(Undone), platform.uow() as uow:
         rbac_service.make_admin(uow, user_id)
         assert loaded(uow).everything
         raise Undone

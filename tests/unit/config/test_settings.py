@@ -55,7 +55,9 @@ def test_a_bad_value_is_refused_by_the_name_of_its_variable(env, name, value):
         load_settings(env)
 
 
-@pytest.mark.parametrize(("text", "on"), [("true", True), ("1", True), ("", False), ("yes", False), ("0", False)])
+@pytest.mark.parametrize(
+    ("text", "on"), [("true", True), ("1", True), ("", False), ("yes", False), ("0", False)]
+)
 def test_only_true_and_1_turn_password_login_off(env, text, on):
     env["DISABLE_PASSWORD_LOGIN"] = text
     assert load_settings(env).auth.disable_password_login is on
@@ -74,7 +76,9 @@ def test_keys_are_generated_once_and_kept_private(env, tmp_path):
 
 def test_simultaneous_starts_agree_on_one_key(tmp_path):
     with ThreadPoolExecutor(16) as pool:
-        keys = set(pool.map(lambda _: load_or_create_key(tmp_path / "config" / "jwt.key"), range(64)))
+        keys = set(
+            pool.map(lambda _: load_or_create_key(tmp_path / "config" / "jwt.key"), range(64))
+        )
     assert len(keys) == 1
 
 

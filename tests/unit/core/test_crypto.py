@@ -17,7 +17,9 @@ def test_every_write_has_a_fresh_nonce():
     assert cipher.encrypt("a", "b", "c") != cipher.encrypt("a", "b", "c")
 
 
-@pytest.mark.parametrize(("scope", "name"), [("crm", "OTHER"), ("hr", "SMTP_PASS"), ("crm\0SMTP", "_PASS")])
+@pytest.mark.parametrize(
+    ("scope", "name"), [("crm", "OTHER"), ("hr", "SMTP_PASS"), ("crm\0SMTP", "_PASS")]
+)
 def test_a_row_moved_elsewhere_does_not_decrypt(scope, name):
     cipher = Cipher(KEY)
     nonce, sealed = cipher.encrypt("crm", "SMTP_PASS", "x")

@@ -2,7 +2,8 @@ from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from app.core.schedule import (
     Calendar,
@@ -50,7 +51,9 @@ def test_accepts(text):
     assert isinstance(parse_schedule(text), Calendar)
 
 
-@pytest.mark.parametrize(("text", "seconds"), [("1 seconds", 1), (" 59  seconds ", 59), ("010 seconds", 10)])
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("1 seconds", 1), (" 59  seconds ", 59), ("010 seconds", 10)]
+)
 def test_accepts_intervals(text, seconds):
     assert parse_schedule(text) == Interval(seconds)
 
@@ -140,13 +143,38 @@ def test_a_day_that_never_comes_has_no_next_fire():
     ("schedule", "zone", "after", "expected"),
     [
         # Berlin springs forward on 2027-03-28: 02:30 does not exist, so that day is skipped.
-        ("30 2 * * *", "Europe/Berlin", "2027-03-27T02:00", ["2027-03-29 00:30", "2027-03-30 00:30"]),
+        (
+            "30 2 * * *",
+            "Europe/Berlin",
+            "2027-03-27T02:00",
+            ["2027-03-29 00:30", "2027-03-30 00:30"],
+        ),
         # It falls back on 2027-10-31: 02:30 happens twice.
-        ("30 2 * * *", "Europe/Berlin", "2027-10-30T12:00", ["2027-10-31 00:30", "2027-10-31 01:30", "2027-11-01 01:30"]),
-        ("0 9 * * *", "America/New_York", "2027-03-13T15:00", ["2027-03-14 13:00", "2027-03-15 13:00"]),
-        ("0 9 * * *", "America/New_York", "2027-11-06T14:00", ["2027-11-07 14:00", "2027-11-08 14:00"]),
+        (
+            "30 2 * * *",
+            "Europe/Berlin",
+            "2027-10-30T12:00",
+            ["2027-10-31 00:30", "2027-10-31 01:30", "2027-11-01 01:30"],
+        ),
+        (
+            "0 9 * * *",
+            "America/New_York",
+            "2027-03-13T15:00",
+            ["2027-03-14 13:00", "2027-03-15 13:00"],
+        ),
+        (
+            "0 9 * * *",
+            "America/New_York",
+            "2027-11-06T14:00",
+            ["2027-11-07 14:00", "2027-11-08 14:00"],
+        ),
         # Half an hour: Lord Howe falls back on 2027-04-04 at 02:00 to 01:30.
-        ("45 1 * * *", "Australia/Lord_Howe", "2027-04-03T12:00", ["2027-04-03 14:45", "2027-04-03 15:15", "2027-04-04 15:15"]),
+        (
+            "45 1 * * *",
+            "Australia/Lord_Howe",
+            "2027-04-03T12:00",
+            ["2027-04-03 14:45", "2027-04-03 15:15", "2027-04-04 15:15"],
+        ),
         # Midnight itself is skipped in Beirut on 2027-03-28.
         ("0 0 * * *", "Asia/Beirut", "2027-03-26T23:00", ["2027-03-28 21:00", "2027-03-29 21:00"]),
         ("0 0 * * *", "Asia/Kathmandu", "2027-01-01", ["2027-01-01 18:15"]),
@@ -168,12 +196,18 @@ items = st.sampled_from(["*", "0", "30", "*/7", "15,45", "3-20/4"])
 hours = st.sampled_from(["*", "2", "0", "23", "1-3", "*/5"])
 days = st.sampled_from(["*", "$", "28", "*/2", "1-31"])
 weekdays = st.sampled_from(["*", "0", "1-5", "*/3"])
-zones = st.sampled_from(["GMT", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Asia/Beirut"])
+zones = st.sampled_from(
+    ["GMT", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Asia/Beirut"]
+)
 
 
 @settings(max_examples=60)
 @given(
-    items, hours, days, weekdays, zones,
+    items,
+    hours,
+    days,
+    weekdays,
+    zones,
     st.datetimes(datetime(2027, 3, 1), datetime(2027, 11, 30), timezones=st.just(UTC)),
 )
 def test_the_next_fire_is_the_first_matching_minute(minute, hour, day, weekday, name, moment):
@@ -209,12 +243,17 @@ def test_the_next_fire_is_the_first_matching_minute(minute, hour, day, weekday, 
 )
 def test_gap_rules(gap, schedule, expected):
     handled = utc("2027-05-05T11:57")
-    ticks = ticks_between(parse_schedule(schedule), GMT, handled=handled, now=handled + gap * MINUTE)
+    ticks = ticks_between(
+        parse_schedule(schedule), GMT, handled=handled, now=handled + gap * MINUTE
+    )
     assert len(ticks) == expected
     assert ticks == sorted(set(ticks))
 
 
-@pytest.mark.parametrize("name", ["Mars/Olympus", "+02:00", "CEST", "europe/berlin", "", "localtime", "../etc/passwd", "UTC+2"])
+@pytest.mark.parametrize(
+    "name",
+    ["Mars/Olympus", "+02:00", "CEST", "europe/berlin", "", "localtime", "../etc/passwd", "UTC+2"],
+)
 def test_unknown_zones(name):
     with pytest.raises(ScheduleError) as caught:
         load_zone(name)

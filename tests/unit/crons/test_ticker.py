@@ -23,7 +23,10 @@ def loaded(*plans, handled="11:59:00"):
 
 
 def take(ticker, now, handled):
-    return [(t.cron_id.int, f"{t.scheduled_for:%H:%M:%S}") for t in ticker.take(now=at(now), handled=at(handled))]
+    return [
+        (t.cron_id.int, f"{t.scheduled_for:%H:%M:%S}")
+        for t in ticker.take(now=at(now), handled=at(handled))
+    ]
 
 
 def test_minute_schedules_fire_once_a_minute():
@@ -48,7 +51,9 @@ def test_missed_intervals_are_not_made_up_for():
     assert ticker.next_due() == at("12:00:15")
 
 
-@pytest.mark.parametrize(("minutes", "every", "fixed"), [(1, 1, 1), (5, 5, 5), (6, 1, 6), (180, 1, 180), (181, 1, 1)])
+@pytest.mark.parametrize(
+    ("minutes", "every", "fixed"), [(1, 1, 1), (5, 5, 5), (6, 1, 6), (180, 1, 180), (181, 1, 1)]
+)
 def test_gap_rules(minutes, every, fixed):
     ticker = loaded(plan(1, "* * * * *"), plan(2, "0-59 0-23 * * *"), handled="12:00:00")
     now = at("12:00:20") + minutes * MINUTE
@@ -90,7 +95,12 @@ def test_zones():
 
 
 def test_what_cannot_be_scheduled_disturbs_nobody():
-    ticker = loaded(plan(1, "nonsense"), plan(2, "* * * * *", timezone="Gone/Zone"), plan(3, "0 0 31 2 *"), plan(4, "* * * * *"))
+    ticker = loaded(
+        plan(1, "nonsense"),
+        plan(2, "* * * * *", timezone="Gone/Zone"),
+        plan(3, "0 0 31 2 *"),
+        plan(4, "* * * * *"),
+    )
     assert take(ticker, "12:00:00", "11:59:00") == [(4, "12:00:00")]
 
 

@@ -10,7 +10,17 @@ def test_an_object_is_returned():
 
 @pytest.mark.parametrize(
     "raw",
-    [b"", b"{", b"{'a': 1}", b"\xff", b'{"a": NaN}', b"[Infinity]", b'{"a": "\\ud800"}', b"[" * 100_000, b"1" * 5000],
+    [
+        b"",
+        b"{",
+        b"{'a': 1}",
+        b"\xff",
+        b'{"a": NaN}',
+        b"[Infinity]",
+        b'{"a": "\\ud800"}',
+        b"[" * 100_000,
+        b"1" * 5000,
+    ],
 )
 def test_what_is_not_json_is_refused(raw):
     with pytest.raises(Invalid, match="^request body is not valid JSON$"):

@@ -27,7 +27,12 @@ def test_the_message_to_the_process():
     assert message == {
         "id": "42",
         "payload": {"a": 1},
-        "meta": {"read_ct": 2, "enqueued_at": "2025-03-01T08:00:00Z", "source": "api", "cron_id": str(cron_id)},
+        "meta": {
+            "read_ct": 2,
+            "enqueued_at": "2025-03-01T08:00:00Z",
+            "source": "api",
+            "cron_id": str(cron_id),
+        },
     }
     assert "cron_id" not in Assignment(delivery(), Actor(user_id=uuid4())).message()["meta"]
 
@@ -50,7 +55,9 @@ def test_attempts_left_make_it_wait_longer_each_time(attempts, delay_s):
 
 @pytest.mark.parametrize(("jitter", "delay_s"), [(0.0, 9), (1.0, 11)])
 def test_the_wait_varies_by_a_tenth(jitter, delay_s):
-    found = judge(delivery(max_attempts=2), failed(OutcomeKind.HANDLER_ERROR), jitter=lambda: jitter)
+    found = judge(
+        delivery(max_attempts=2), failed(OutcomeKind.HANDLER_ERROR), jitter=lambda: jitter
+    )
     assert found.delay_s == pytest.approx(delay_s)
 
 
@@ -59,7 +66,9 @@ def test_the_last_attempt_is_final():
     assert isinstance(found, Failure)
 
 
-@pytest.mark.parametrize("kind", [OutcomeKind.CRASHED, OutcomeKind.TIMEOUT, OutcomeKind.UNRESPONSIVE, OutcomeKind.ERROR])
+@pytest.mark.parametrize(
+    "kind", [OutcomeKind.CRASHED, OutcomeKind.TIMEOUT, OutcomeKind.UNRESPONSIVE, OutcomeKind.ERROR]
+)
 def test_no_answer_leaves_it_to_the_visibility_timeout(kind):
     assert judge(delivery(), failed(kind)) is None
 
@@ -69,7 +78,15 @@ def test_an_orderly_stop_makes_it_visible_at_once(kind):
     assert judge(delivery(), failed(kind)) == Release(RECEIPT)
 
 
-@pytest.mark.parametrize("kind", [OutcomeKind.CAPACITY, OutcomeKind.NOT_READY, OutcomeKind.NOT_RUNNING, OutcomeKind.START_FAILED])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        OutcomeKind.CAPACITY,
+        OutcomeKind.NOT_READY,
+        OutcomeKind.NOT_RUNNING,
+        OutcomeKind.START_FAILED,
+    ],
+)
 def test_a_job_that_reached_nobody_is_not_counted(kind):
     found = judge(delivery(), failed(kind))
     assert (found.uncount, found.error) == (True, None)
@@ -80,10 +97,15 @@ def test_the_sdk_may_ask_for_a_retry_or_reject():
     ask = CallOutcome(ok=True, value={"$job": {"retry": 30}})
     found = judge(delivery(), ask)
     assert (found.delay_s, found.uncount) == (30, False)
-    assert judge(delivery(), CallOutcome(ok=True, value={"$job": {"reject": "bad\0input"}})) == Failure(
-        RECEIPT, "bad\ufffdinput", "bad\ufffdinput"
-    )
-    for plain in ({"$job": {"retry": 1}, "x": 1}, {"$job": 1}, {"$job": {}}, [{"$job": {"retry": 1}}]):
+    assert judge(
+        delivery(), CallOutcome(ok=True, value={"$job": {"reject": "bad\0input"}})
+    ) == Failure(RECEIPT, "bad\ufffdinput", "bad\ufffdinput")
+    for plain in (
+        {"$job": {"retry": 1}, "x": 1},
+        {"$job": 1},
+        {"$job": {}},
+        [{"$job": {"retry": 1}}],
+    ):
         assert judge(delivery(), CallOutcome(ok=True, value=plain)) == RECEIPT
 
 
