@@ -13,11 +13,8 @@ from app.bootstrap import bootstrap
 from app.core.messaging import CeleryPublisher, make_celery
 from config.logging import configure_logging
 from config.settings import AppEnv, Settings, load_settings
-from tasks import agents, auth, base, crons, jobs, maintenance, rpc, workers
+from tasks import base, jobs, registry
 from tasks.node import NodeStep
-
-MODULES = (agents, auth, crons, jobs, maintenance, rpc, workers)
-"""Modules that declare tasks; importing them is what counts."""
 
 
 def build(settings: Settings, *, process: str) -> Celery:
@@ -25,7 +22,7 @@ def build(settings: Settings, *, process: str) -> Celery:
     celery = make_celery(settings)
     platform = bootstrap(settings, CeleryPublisher(celery), process=process)
     setattr(celery, base.PLATFORM, platform)
-    base.register_all(celery)
+    registry.register_tasks(celery)
     if process == "worker":
         celery.steps["worker"].add(NodeStep)
         celery.steps["worker"].add(jobs.JobPumpStep)

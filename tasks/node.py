@@ -54,6 +54,8 @@ CONTROL_THREADS: Final = 4
 STOP_TIMEOUT_S: Final = 15.0
 RUNTIME_TIMEOUT_S: Final = 75.0
 START_MARGIN_S: Final = 20.0
+TOKEN_USE_S: Final = 30.0
+KEPT_TOKENS: Final = 4096
 ACCOUNT_GONE: Final = "account not available"
 
 
@@ -75,6 +77,7 @@ class Node:
             identity=self.identity,
             log_buffer=platform.settings.workers.log_buffer,
         )
+        self._tokens: dict[tuple[UUID, str, str], tuple[str, float]] = {}
         self._operations = ThreadPoolExecutor(OPERATION_THREADS, thread_name_prefix="operation")
         self._control = ThreadPoolExecutor(CONTROL_THREADS, thread_name_prefix="node-control")
         self.client = self._make_client(folder)
@@ -178,10 +181,20 @@ class Node:
             return {**caller, "effectivePerms": actor.permissions.sorted()}
         settings = self.platform.settings
         if settings.workers.caller_token and actor.email:
-            caller["authToken"] = mint_access_token(
-                settings.auth, actor.user_id, actor.email, app_id=app_id
-            )
+            caller["authToken"] = self._token(actor.user_id, actor.email, app_id)
         return caller
+
+    def _token(self, user_id: UUID, email: str, app_id: str) -> str:
+        """Return a caller token; one is used for half a minute, for signing takes time."""
+        key = (user_id, email, app_id)
+        now = time.monotonic()
+        token, good_until = self._tokens.get(key, ("", 0.0))
+        if now >= good_until:
+            token = mint_access_token(self.platform.settings.auth, user_id, email, app_id=app_id)
+            if len(self._tokens) >= KEPT_TOKENS:
+                self._tokens.clear()
+            self._tokens[key] = (token, now + TOKEN_USE_S)
+        return token
 
     # --- deploys and starts ----------------------------------------------------------------
 

@@ -9,6 +9,8 @@ from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
+from sqlalchemy.orm import Session
+
 from app.core.actor import Actor
 from app.core.errors import NotFound, missing_permission
 from app.core.permissions import Permissions
@@ -38,32 +40,39 @@ def call(
     entries = [Call(*fields) for fields in calls]
     for entry in entries:
         node.outgoing.take(reply_to, entry.question)
-    try:
-        actors = _read(platform, node, app_id, entries)
-    except NotFound as exc:
-        for entry in entries:
-            _answer(node, reply_to, entry.question, NO_APP, exc.message)
-        return
-    for entry in entries:
-        _hand_over(node, app_id, reply_to, entry, actors[entry.user_id, entry.app_scope])
-
-
-def _read(platform: Platform, node: Node, app_id: str, entries: list[Call]) -> Actors:
-    """Read the app's wanted state and the rights of every caller, as they are now.
-
-    Raises:
-        NotFound: the app is not installed.
-    """
-    actors: Actors = {}
     with platform.uow.reading() as session:
-        node.catalog.read(session, app_id)
-        for entry in entries:
-            key = (entry.user_id, entry.app_scope)
-            if key not in actors:
-                actors[key] = _limited(
-                    rbac_service.load_actor(session, UUID(entry.user_id)), entry.app_scope
-                )
+        actors = _actors(session, entries)
+        try:
+            node.catalog.read(session, app_id)
+            missing = ""
+        except NotFound as exc:
+            missing = exc.message
+    for entry in entries:
+        actor = actors[entry.user_id, entry.app_scope]
+        refusal = _refusal(app_id, actor) or ((NO_APP, missing) if missing else None)
+        if refusal is None:
+            _hand_over(node, app_id, reply_to, entry, actor)
+        else:
+            _answer(node, reply_to, entry.question, *refusal)
+
+
+def _actors(session: Session, entries: list[Call]) -> Actors:
+    """Read the rights of every caller, as they are now."""
+    actors: Actors = {}
+    for entry in entries:
+        key = (entry.user_id, entry.app_scope)
+        if key not in actors:
+            actor = rbac_service.load_actor(session, UUID(entry.user_id))
+            actors[key] = _limited(actor, entry.app_scope)
     return actors
+
+
+def _refusal(app_id: str, actor: Actor | None) -> tuple[str, str] | None:
+    """Return kind and text of the answer to a caller who may not call the app."""
+    if actor is None:
+        return NO_ACCOUNT, INVALID
+    key = f"app:{app_id}:invoke"
+    return None if actor.can(key) else (NO_PERMISSION, missing_permission(key).message)
 
 
 def _limited(actor: Actor | None, app_scope: str) -> Actor | None:
@@ -82,14 +91,6 @@ def _hand_over(node: Node, app_id: str, reply_to: str, entry: Call, actor: Actor
             reply_to, entry.question, lambda: _reply(node, entry.question, outcome)
         )
 
-    if actor is None:
-        _answer(node, reply_to, entry.question, NO_ACCOUNT, INVALID)
-        return
-    key = f"app:{app_id}:invoke"
-    if not actor.can(key):
-        text = missing_permission(key).message
-        _answer(node, reply_to, entry.question, NO_PERMISSION, text)
-        return
     message = {"method": entry.method, "params": entry.params}
     lifetime_s = max(0.0, entry.deadline - time.time())
     node.call(app_id, CallKind.RPC, message, actor=actor, lifetime_s=lifetime_s).add_done_callback(

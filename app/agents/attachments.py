@@ -63,7 +63,10 @@ def check(session: Session, app_id: str, file_ids: Sequence[UUID]) -> list[JSONO
 
 
 def find(session: Session, app_id: str, file_id: UUID) -> StoredFile | None:
-    """Return a file of an app's storage."""
+    """Return a file of an app's storage; there are none until files of apps can be uploaded.
+
+    Source: REST contract part 20, section 11.1.
+    """
     del session, app_id, file_id
     return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import threading
@@ -266,3 +267,46 @@ def test_another_node_takes_the_run_up(
     assert events[-1].data["response"] == "One.\n\nTwo."
     rows = platform.admin.get("/apps/desk/collections/notes").json()
     assert len(rows) == 1
+
+
+def test_five_hundred_open_streams_on_one_web_process(
+    start_platform: StartPlatform, model: ModelServer
+) -> None:
+    platform = start_platform("web", "worker", WEB_CONCURRENCY="1")
+    prepare(platform, model, "desk")
+    model.say("warm")
+    ask(platform, "desk", "warm up")
+    hold = threading.Event()
+    model.answers.append(Answer(text=["now"], hold=hold))
+    first = Stream(platform, "desk", "go")
+    path = f"/api/v1/apps/desk/agent/runs/{first.headers['X-Run-Id']}/stream"
+
+    async def follow(client: httpx.AsyncClient) -> float:
+        async with client.stream("GET", path) as response:
+            assert response.status_code == 200
+            arrived = 0.0
+            async for line in response.aiter_lines():
+                if line == "event: chunk":
+                    arrived = time.monotonic()
+            return arrived
+
+    async def everybody() -> tuple[list[float], float, bool]:
+        limits = httpx.Limits(max_connections=None)
+        headers = {"Authorization": platform.admin.headers["Authorization"]}
+        async with httpx.AsyncClient(
+            base_url=platform.stack.url, headers=headers, timeout=60, limits=limits
+        ) as client:
+            streams = [asyncio.create_task(follow(client)) for _ in range(500)]
+            await asyncio.sleep(8)
+            health = (await client.get("/health")).status_code == 200
+            released = time.monotonic()
+            hold.set()
+            return await asyncio.gather(*streams), released, health
+
+    arrived, released, healthy = asyncio.run(everybody())
+    assert healthy
+    late = sorted(at - released for at in arrived)
+    assert late[0] > 0
+    assert late[-1] < 5, late[-5:]
+    assert first.finish()[-1].kind == "done"
+    print(f"first {late[0]:.3f} s, median {late[250]:.3f} s, last {late[-1]:.3f} s")

@@ -1,6 +1,8 @@
 """Rules of the layout that no linter knows."""
 
+from dataclasses import fields
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 
 import pytest
@@ -39,9 +41,21 @@ def test_every_queue_is_consumed_by_the_procfile():
     assert set(consumed) == {queue.value for queue in queues}
 
 
+def leaves(base):
+    """Return the message types below a base that nothing is derived from."""
+    below = base.__subclasses__()
+    return {leaf for child in below for leaf in leaves(child)} if below else {base}
+
+
 def test_every_message_has_a_task_with_its_arguments():
     messaging = import_module("app.core.messaging")
-    import_module("app.models")
+    import_module("app.factory")
     import_module("tasks.registry")
-    declared = {d.message for d in import_module("tasks.base").DEFINITIONS}
-    assert set(messaging.Message.__subclasses__()) == declared
+    declared = {definition.message for definition in import_module("tasks.base").DEFINITIONS}
+    ours = {
+        message for message in leaves(messaging.Message) if message.__module__.startswith("app.")
+    }
+    assert ours == declared
+    for definition in import_module("tasks.base").DEFINITIONS:
+        accepted = set(signature(definition.body).parameters) - {"platform"}
+        assert accepted == {f.name for f in fields(definition.message)}, definition.message

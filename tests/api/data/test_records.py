@@ -237,3 +237,21 @@ def test_delete_rules(fleet):
     vehicle = make(fleet, VEHICLES, plate="a", driver_id=driver["id"])
     assert fleet.delete(f"{DRIVERS}/{driver['id']}").status_code == 200
     assert fleet.get(f"{VEHICLES}/{vehicle['id']}").json["driver_id"] is None
+
+
+def test_a_user_whom_a_restrict_link_needs_cannot_be_deleted(admin):
+    def install(rule):
+        owner = {"name": "owner", "type": "entity_link", "references": {"entity": "core:users"}}
+        entity = {"entityName": "notes", "fields": [{**owner, "on_delete": rule}]}
+        assert (
+            admin.post("/apps", {"appId": "n", "name": "N", "dataContract": [entity]}).status_code
+            == 200
+        )
+
+    install("restrict")
+    user = admin.sign_up("user@example.com").user_id
+    note = make(admin, "/apps/n/collections/notes", owner=user)
+    assert admin.delete(f"/users/{user}").status_code == 409
+    install("set_null")
+    assert admin.delete(f"/users/{user}").status_code == 200
+    assert admin.get(f"/apps/n/collections/notes/{note['id']}").json["owner"] is None

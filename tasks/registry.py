@@ -1,0 +1,15 @@
+"""Every module that declares tasks, in one place."""
+
+from __future__ import annotations
+
+from celery import Celery
+
+from tasks import agents, auth, base, crons, jobs, maintenance, rpc, workers
+
+MODULES = (agents, auth, crons, jobs, maintenance, rpc, workers)
+"""Importing a module declares its tasks."""
+
+
+def register_tasks(celery: Celery) -> None:
+    """Register every task of the platform on a Celery app."""
+    base.register_all(celery)
