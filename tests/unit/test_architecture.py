@@ -41,21 +41,19 @@ def test_every_queue_is_consumed_by_the_procfile():
     assert set(consumed) == {queue.value for queue in queues}
 
 
-def leaves(base):
-    """Return the message types below a base that nothing is derived from."""
-    below = base.__subclasses__()
-    return {leaf for child in below for leaf in leaves(child)} if below else {base}
-
-
 def test_every_message_has_a_task_with_its_arguments():
     messaging = import_module("app.core.messaging")
     import_module("app.factory")
     import_module("tasks.registry")
-    declared = {definition.message for definition in import_module("tasks.base").DEFINITIONS}
+    definitions = import_module("tasks.base").DEFINITIONS
+    # Slotted dataclasses exist twice, so the names are compared, not the classes. Commands are
+    # broadcasts of Celery's remote control and have no task.
     ours = {
-        message for message in leaves(messaging.Message) if message.__module__.startswith("app.")
+        message.name
+        for message in messaging.Message.__subclasses__()
+        if message.__module__.startswith("app.") and message.__name__ != "Command"
     }
-    assert ours == declared
-    for definition in import_module("tasks.base").DEFINITIONS:
+    assert ours == {definition.message.name for definition in definitions}
+    for definition in definitions:
         accepted = set(signature(definition.body).parameters) - {"platform"}
         assert accepted == {f.name for f in fields(definition.message)}, definition.message
