@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 from app.core.platform import Platform
 from app.crons import firing
 from app.crons.messages import FireCrons
@@ -11,7 +13,12 @@ from tasks.base import task
 @task(FireCrons)
 def fire(platform: Platform) -> None:
     """Turn due ticks into jobs, batch by batch, until none is left."""
-    fired = firing.BATCH
-    while fired == firing.BATCH:
-        with platform.uow() as uow:
-            fired = firing.fire(uow)
+    with platform.uow() as uow:
+        shards = firing.due_shards(uow.session)
+    # Nodes that fire at the same time should begin at different ends.
+    random.shuffle(shards)
+    for shard in shards:
+        fired = firing.BATCH
+        while fired == firing.BATCH:
+            with platform.uow() as uow:
+                fired = firing.fire(uow, shard)

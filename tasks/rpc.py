@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
+from celery.worker.request import Request
 from sqlalchemy.orm import Session
 
 from app.core.actor import Actor
@@ -28,7 +29,15 @@ from workers_runtime.protocol import CallKind
 Actors = dict[tuple[str, str], Actor | None]
 
 
-@task(CallRPC, acks_late=False)
+class Unacknowledged(Request):
+    """A request whose queue wants no acknowledgement; Celery would send one all the same."""
+
+    def acknowledge(self) -> None:
+        """Count it as acknowledged."""
+        self.acknowledged = True
+
+
+@task(CallRPC, acks_late=False, Request=Unacknowledged)
 def call(
     platform: Platform,
     app_id: str,

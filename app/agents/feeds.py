@@ -235,8 +235,12 @@ def _follow(platform: Platform, run_id: UUID, inbox: Inbox, after: int) -> Itera
     ping_s = platform.settings.agents.ping.total_seconds()
     pending = _history(platform, run_id)
     last, quiet_s, looked = after, 0.0, bool(pending)
+    if not pending:
+        # The response's headers travel with its first bytes.
+        yield PING
     while True:
-        fresh = [entry for entry in pending if entry.seq > last]
+        # Whoever ends a run from outside may number its end like a piece of the worker's text.
+        fresh = [e for e in pending if e.seq > last or e.kind in streams.TERMINAL]
         if fresh and fresh[0].seq > last + 1:
             fresh = [*_stored(platform, run_id, last, fresh[0].seq), *fresh]
         if not fresh and (not looked or quiet_s > 0):
@@ -249,7 +253,7 @@ def _follow(platform: Platform, run_id: UUID, inbox: Inbox, after: int) -> Itera
             if entry.kind in streams.TERMINAL:
                 return
         started = time.monotonic()
-        pending, _ = inbox.take(min(LOOK_S, ping_s))
+        pending, _ = inbox.take(min(LOOK_S, max(0.1, ping_s - quiet_s)))
         quiet_s = 0.0 if pending else quiet_s + time.monotonic() - started
         if quiet_s >= ping_s:
             quiet_s = 1e-9

@@ -27,6 +27,11 @@ def lock(session: Session, name: AdvisoryLock) -> None:
     session.execute(select(func.pg_advisory_xact_lock(NAMESPACE, int(name))))
 
 
+def lock_shard(session: Session, name: AdvisoryLock, shard: int) -> None:
+    """Wait for one of a lock's parts (0 to 999) and hold it until the transaction ends."""
+    session.execute(select(func.pg_advisory_xact_lock(NAMESPACE, int(name) * 1000 + shard)))
+
+
 APPS_NAMESPACE = 0x7473  # the first key of the locks of single apps
 
 

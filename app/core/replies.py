@@ -22,7 +22,7 @@ from typing import Any
 
 import structlog
 from redis import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from app.core.errors import NotReady
 from app.core.messaging import Queue
@@ -173,6 +173,7 @@ class Replies:
         self._death_at: float | None = None
         self._key = ""
         self._closed = threading.Event()
+        self._one_command = True
 
     def close(self) -> None:
         """End the reader; questions asked later stay without an answer."""
@@ -248,12 +249,8 @@ class Replies:
         redis.close()
 
     def _poll(self, redis: Redis) -> None:
-        first: Any = redis.blpop([self._key], timeout=POLL_S)  # Any: (key, element) or None
-        if first is not None:
-            self._deliver(first[1])
-            more: Any = redis.lpop(self._key, BATCH)  # Any: list of bytes or None
-            for raw in more or ():
-                self._deliver(raw)
+        for raw in self._pop(redis):
+            self._deliver(raw)
         if time.monotonic() - self._checked_at >= POLL_S:
             before = self._alive
             alive = self._look(redis)
@@ -262,6 +259,25 @@ class Replies:
             for question in list(self._questions.values()):
                 question.nodes_are(alive)
             self._give_up_lost(redis)
+
+    def _pop(self, redis: Redis) -> Iterator[bytes]:
+        """Wait for elements of our list and yield what is there."""
+        if self._one_command:
+            try:
+                found: Any = redis.blmpop(  # Any: redis-py's union of sync and async
+                    POLL_S, 1, self._key, direction="LEFT", count=BATCH
+                )
+            except ResponseError:
+                # Redis 6 has no BLMPOP.
+                self._one_command = False
+                return
+            yield from found[1] if found else ()
+            return
+        first: Any = redis.blpop([self._key], timeout=POLL_S)  # Any: as above
+        if first is not None:
+            yield first[1]
+            more: Any = redis.lpop(self._key, BATCH)  # Any: as above
+            yield from more or ()
 
     def _give_up_lost(self, redis: Redis) -> None:
         """End questions that a node took off the queue and died with before it could say so.

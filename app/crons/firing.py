@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from app.apps import service as apps_service
 from app.auth import service as auth_service
-from app.core.locks import AdvisoryLock, lock
+from app.core.locks import AdvisoryLock, lock_shard
 from app.core.uow import UnitOfWork
 from app.crons import repository, rules
 from app.crons.repository import DueRun, Outcome
@@ -24,6 +24,7 @@ from app.workers import service as workers_service
 
 NO_OWNER = "cron has no enabled owner"
 BATCH = 1000
+SHARDS = 4
 
 
 class Routes:
@@ -63,19 +64,25 @@ def job_of(
     )
 
 
-def fire(uow: UnitOfWork, *, most: int = BATCH) -> int:
+def due_shards(session: Session) -> list[int]:
+    """Return the shards with due ticks."""
+    return repository.due_shards(session, shards=SHARDS)
+
+
+def fire(uow: UnitOfWork, shard: int, *, most: int = BATCH) -> int:
     """Turn due ticks into jobs and write down what became of each, in this transaction.
 
-    Firing is serialised in the whole cluster, so that of two ticks of one cron only one can find
-    the queue empty; the set-based statements make up for it. Exactly one job per tick, whatever
-    dies in between: a tick stays due until the transaction with its job commits.
+    Crons are parted into shards. A shard is fired by one transaction at a time in the whole
+    cluster, so that of two ticks of one cron only one can find the queue empty. Exactly one job
+    per tick, whatever dies in between: a tick stays due until the transaction with its job
+    commits.
 
     Returns:
         How many ticks were fired; fewer than ``most``: no more were due.
     """
     uow.session.execute(text("SET LOCAL idle_in_transaction_session_timeout = '10s'"))
-    lock(uow.session, AdvisoryLock.CRON_FIRE)
-    due = repository.take_due(uow.session, most=most)
+    lock_shard(uow.session, AdvisoryLock.CRON_FIRE, shard)
+    due = repository.take_due(uow.session, shard=shard, shards=SHARDS, most=most)
     if due:
         refused = _refused(uow, due)
         queued = _queue(uow, [run for run in due if run.runid not in refused])

@@ -35,6 +35,8 @@ INSERT INTO {live} ({columns}) SELECT {columns} FROM ({selection}) s ORDER BY pl
 RETURNING msg_id
 """
 
+# The times of rows that were locked meanwhile are looked at again, in a form no index matches: the
+# planner would otherwise walk through the hidden messages of every lane.
 CLAIM = """
 WITH candidate AS (
     SELECT f.msg_id, f.priority FROM (
@@ -49,7 +51,7 @@ WITH candidate AS (
             SELECT msg_id FROM {live}
             WHERE {in_lane} AND NOT fresh AND vt <= statement_timestamp()
             ORDER BY vt LIMIT :window
-        )) AND NOT q.fresh AND q.vt <= statement_timestamp()
+        )) AND q.vt - interval '0 s' <= statement_timestamp()
         ORDER BY q.priority DESC, q.msg_id LIMIT :quantity FOR UPDATE SKIP LOCKED
     ) h
 ), chosen AS (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -74,10 +74,26 @@ def wanted(session: Session, app_id: str) -> Wanted:
     return find_wanted(session, app_id) or Wanted(app_id)
 
 
+WANTED = """
+SELECT w.app_id, w.desired_state, w.generation, w.home_node, w.last_error,
+       d.id, coalesce(d.sha256, ''), d.entry_point, d.runtime
+FROM trellis.app_workers w
+LEFT JOIN trellis.deployments d ON d.app_id = w.app_id AND d.is_current
+WHERE w.app_id = %s
+"""
+
+
 def find_wanted(session: Session, app_id: str) -> Wanted | None:
-    """Return what is wanted of an app, or None when it has no row. A row proves the app exists."""
-    row = session.execute(_wanted().where(AppWorker.app_id == app_id)).one_or_none()
-    return None if row is None else Wanted(*row)
+    """Return what is wanted of an app, or None when it has no row. A row proves the app exists.
+
+    Runs for every message of calls, hence past SQLAlchemy's statement building.
+    """
+    row = session.connection().exec_driver_sql(WANTED, (app_id,)).one_or_none()
+    if row is None:
+        return None
+    values: Any = tuple(row)  # Any: the fields of ``Wanted`` in order
+    deployment_id = None if values[5] is None else UUID(str(values[5]))
+    return replace(Wanted(*values), deployment_id=deployment_id)
 
 
 def wanted_of(session: Session, app_ids: Sequence[str]) -> dict[str, Wanted]:

@@ -309,4 +309,3 @@ def test_five_hundred_open_streams_on_one_web_process(
     assert late[0] > 0
     assert late[-1] < 5, late[-5:]
     assert first.finish()[-1].kind == "done"
-    print(f"first {late[0]:.3f} s, median {late[250]:.3f} s, last {late[-1]:.3f} s")

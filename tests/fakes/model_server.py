@@ -99,7 +99,7 @@ class ModelServer:
         self.requests: list[Seen] = []
         self.expected_key = expected_key
         self.lock = threading.Lock()
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self._http = _Server(("127.0.0.1", 0), _handler(self))
         self._http.daemon_threads = True
 
     @property
@@ -139,6 +139,11 @@ class ModelServer:
     def stop(self) -> None:
         self._http.shutdown()
         self._http.server_close()
+
+
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing: clients that hang up are part of the tests."""
 
 
 @contextlib.contextmanager

@@ -5,9 +5,11 @@ The libraries' own retries are off; ours follow contract part 40, section 2.2.
 
 from __future__ import annotations
 
+import ssl
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from email.utils import parsedate_to_datetime
+from functools import cache
 from typing import Any, TypeVar
 
 import httpx2
@@ -36,8 +38,15 @@ def http_client(config: ModelConfig) -> httpx2.Client:
             CONNECT_TIMEOUT_S, read=min(NO_BYTE_TIMEOUT_S, config.timeout_s), write=60.0
         ),
         follow_redirects=False,
+        verify=_trust(),
         event_hooks={"request": [_without_key] if config.api_key is None else []},
     )
+
+
+@cache
+def _trust() -> ssl.SSLContext:
+    # Reading the certificates takes 30 ms; once is enough for a process.
+    return httpx2.create_ssl_context()
 
 
 def _without_key(request: httpx2.Request) -> None:

@@ -67,7 +67,9 @@ def test_an_empty_part_is_refused(crm):
 
 
 @pytest.mark.parametrize(
-    "data", [b"garbage", gzip.compress(b"not a tar" * 100), tar(worker_py="x = 1")[:-30]]
+    "data",
+    [b"garbage", gzip.compress(b"not a tar" * 100), tar(worker_py="x = 1")[:-30]],
+    ids=["not gzip", "not tar", "truncated"],
 )
 def test_garbage_is_refused(crm, data):
     status, reason = error(send(crm, body(part("archive", data))))

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
@@ -89,7 +90,7 @@ def tick(open_uow):
 def fire(open_uow):
     def run():
         with open_uow() as uow:
-            return firing.fire(uow)
+            return sum(firing.fire(uow, shard) for shard in firing.due_shards(uow.session))
 
     return run
 
@@ -238,8 +239,11 @@ def test_firing_at_once_on_many_nodes_doubles_nothing(sql, cron, tick, open_uow,
         fired = 1
         while fired:
             with open_uow() as uow:
-                fired = firing.fire(uow, most=7)
-            done.append(fired)
+                shards = firing.due_shards(uow.session)
+            fired = len(shards)
+            for shard in shards:
+                with open_uow() as uow:
+                    done.append(firing.fire(uow, shard, most=7))
 
     threads = [threading.Thread(target=run) for _ in range(4)]
     for thread in threads:
@@ -254,7 +258,8 @@ def test_firing_at_once_on_many_nodes_doubles_nothing(sql, cron, tick, open_uow,
 def test_a_crash_before_the_commit_leaves_the_tick_due(sql, cron, tick, fire, open_uow):
     tick(cron())
     with pytest.raises(RuntimeError), open_uow() as uow:
-        firing.fire(uow)
+        (shard,) = firing.due_shards(uow.session)
+        assert firing.fire(uow, shard) == 1
         raise RuntimeError("node died")
     assert outcomes(sql) == [("due", None)]
     assert sql("SELECT 1 FROM trellis.jobs_queue") == []
@@ -295,12 +300,18 @@ def test_ten_thousand_ticks_are_fired_within_five_seconds(sql, owner, tick, open
         owner=owner,
     )
     crons = [row[0] for row in sql("SELECT id FROM trellis.cron_schedules")]
+
+    def fire_all(shard):
+        counts = [firing.BATCH]
+        while counts[-1] == firing.BATCH:
+            with open_uow() as uow:
+                counts.append(firing.fire(uow, shard))
+        return sum(counts[1:])
+
     began = time.monotonic()
     assert tick(*crons) == 10_000
-    fired = firing.BATCH
-    while fired == firing.BATCH:
-        with open_uow() as uow:
-            fired = firing.fire(uow)
+    with ThreadPoolExecutor(firing.SHARDS) as pool:
+        assert sum(pool.map(fire_all, range(firing.SHARDS))) == 10_000
     took = time.monotonic() - began
     assert sql("SELECT count(DISTINCT cron_id), count(*) FROM trellis.jobs_queue") == [
         (10_000, 10_000)
