@@ -13,6 +13,7 @@ from app.auth.events import UserCreated, UserDeleted, UserDeleting
 from app.core.crypto import Cipher
 from app.core.db import make_engine
 from app.core.events import Subscriptions
+from app.core.locks import AdvisoryLock, lock
 from app.core.messaging import Publisher
 from app.core.platform import Platform
 from app.core.replies import Replies
@@ -52,6 +53,17 @@ def bootstrap(settings: Settings, publisher: Publisher, *, process: str) -> Plat
         cipher=Cipher(settings.auth.master_key),
         replies=Replies(settings.redis.url, settings.redis.timeout.total_seconds()),
     )
+
+
+def first_boot(platform: Platform) -> None:
+    """Put in place what every installation has: built-in roles and keys, the assistant.
+
+    Idempotent, and safe in several processes at once; every web process does it at its start.
+    """
+    with platform.uow() as uow:
+        lock(uow.session, AdvisoryLock.FIRST_BOOT)
+        rbac_service.ensure_builtin(uow)
+        agents_service.seed_assistant(uow)
 
 
 def subscriptions() -> Subscriptions:

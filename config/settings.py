@@ -118,7 +118,9 @@ def natural() -> ma.Integer:
     return ma.Integer(validate=validate.Range(min=0, error="must be a whole number from 0"))
 
 
-def setting(env: str, parser: ma.Field[Any], default: Any, doc: str) -> Any:  # Any: as dataclasses.field
+def setting(
+    env: str, parser: ma.Field[Any], default: Any, doc: str
+) -> Any:  # Any: as dataclasses.field
     """Declare one setting.
 
     Args:

@@ -20,6 +20,7 @@ class AdvisoryLock(IntEnum):
     ROLE_GRAPH = 2
     CRON_FIRE = 10
     SCHEDULER = 11
+    FIRST_BOOT = 20
 
 
 def lock(session: Session, name: AdvisoryLock) -> None:
