@@ -58,7 +58,7 @@ def call(
             missing = exc.message
     for entry in entries:
         actor = actors[entry.user_id, entry.app_scope]
-        refusal = _refusal(app_id, actor) or ((NO_APP, missing) if missing else None)
+        refusal = _refusal(entry.key, actor) or ((NO_APP, missing) if missing else None)
         if refusal is None:
             _hand_over(node, app_id, reply_to, entry, actor)
         else:
@@ -76,11 +76,10 @@ def _actors(session: Session, entries: list[Call]) -> Actors:
     return actors
 
 
-def _refusal(app_id: str, actor: Actor | None) -> tuple[str, str] | None:
+def _refusal(key: str, actor: Actor | None) -> tuple[str, str] | None:
     """Return kind and text of the answer to a caller who may not call the app."""
     if actor is None:
         return NO_ACCOUNT, INVALID
-    key = f"app:{app_id}:invoke"
     return None if actor.can(key) else (NO_PERMISSION, missing_permission(key).message)
 
 

@@ -285,9 +285,9 @@ def _run(
 ) -> Result:
     context = active.context(invoke_agent(asked.call_id))
     try:
-        return Result(tool.run(context, tool.validate(asked.given)))
+        return Result(transcript.clean(tool.run(context, tool.validate(asked.given))))
     except AppError as exc:
-        return Result(error=exc.message)
+        return Result(error=transcript.clean(exc.message))
     except SQLAlchemyError as exc:
         log.warning("tool_failed", tool=tool.name, reason=type(exc).__name__)
         return Result(error="tool failed: database not available")

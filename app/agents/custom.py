@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from typing import Any, Final
 from uuid import UUID, uuid4
 
-from app.agents import calls, memory, runs
+from app.agents import calls, memory, runs, transcript
 from app.agents import run_repository as repository
 from app.agents.active import ActiveRun
 from app.agents.calls import Asked, Waiting
@@ -120,9 +120,9 @@ class CustomHandler:
             return
         kind = message.get("type")
         if kind == "agent_chunk" and isinstance(message.get("delta"), str) and message["delta"]:
-            self._active.say(message["delta"])
+            self._active.say(transcript.clean(message["delta"]))
         elif kind == "agent_session_compacted" and isinstance(message.get("summary"), str):
-            self._compacted(message["summary"])
+            self._compacted(transcript.clean(message["summary"]))
         elif kind == "agent_tool_call":
             self._tool_call(message, answer)
 
@@ -146,8 +146,8 @@ class CustomHandler:
         # Ids of the process are its own; ours must be unique for ever.
         asked = Asked(
             uuid4(),
-            str(message.get("tool_name", "")),
-            given if isinstance(given, dict) else None,
+            transcript.clean(str(message.get("tool_name", ""))),
+            transcript.clean(given) if isinstance(given, dict) else None,
             str(message.get("call_id", "")),
         )
         with self._active.platform.uow() as uow:
@@ -198,6 +198,6 @@ class CustomHandler:
         response, tokens = value.get("response"), value.get("tokens")
         said = self._active.response
         if isinstance(response, str) and response != said and response.startswith(said):
-            self._active.say(response[len(said) :])
+            self._active.say(transcript.clean(response[len(said) :]))
         is_count = isinstance(tokens, int) and not isinstance(tokens, bool)
         self._active.spend(tokens if is_count else None)

@@ -118,8 +118,9 @@ class BuiltInLoop:
         active = self._active
         heard = False
 
-        def on_text(delta: str) -> None:
+        def on_text(given: str) -> None:
             nonlocal heard
+            delta = transcript.clean(given)
             active.control.check(may_yield=not heard)
             if not heard and active.parts:
                 active.say("\n\n")
@@ -136,7 +137,7 @@ class BuiltInLoop:
         """Save a model's answer before anything it asks for is done."""
         active = self._active
         asked = [_asked(use) for use in reply.tool_uses]
-        blocks = [transcript.text(reply.text)] if reply.text else []
+        blocks = [transcript.text(transcript.clean(reply.text))] if reply.text else []
         blocks += [
             transcript.tool_use(str(a.call_id), a.provider_id, a.tool_name, a.given or {})
             | ({"malformed": True} if a.given is None else {})
@@ -229,11 +230,12 @@ class BuiltInLoop:
                 uow.session,
                 active.run.session_id,
                 active.run.id,
-                text=reply.text,
+                text=transcript.clean(reply.text),
                 tokens=reply.tokens or 0,
                 covers_seq=older[-1].seq,
             )
-            active.stream.event(uow, "session_compacted", {"summary": reply.text})
+            summary = transcript.clean(reply.text)
+            active.stream.event(uow, "session_compacted", {"summary": summary})
             active.save(uow, row)
         self._remembered = [
             Remembered(older[-1].seq, "system", reply.text, is_summary=True),
@@ -242,4 +244,4 @@ class BuiltInLoop:
 
 
 def _asked(use: ToolUse) -> Asked:
-    return Asked(uuid4(), use.name, use.input, use.provider_id)
+    return Asked(uuid4(), transcript.clean(use.name), transcript.clean(use.input), use.provider_id)

@@ -11,7 +11,8 @@ from typing import Any
 from uuid import UUID
 
 import structlog
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from app.agents import authority as authorities
 from app.agents import memory, repository, requests, runs, streams
@@ -39,6 +40,7 @@ log = structlog.get_logger(__name__)
 JSONObject = dict[str, Any]  # Any: JSON values
 
 BUSY_RETRY_S = 1.0
+DATABASE_AWAY = (OperationalError, InterfaceError, PoolTimeout)
 
 
 class Runner:
@@ -79,7 +81,7 @@ class Runner:
                 log.warning("agent_run_lost", run_id=str(run.id))
             except RunFailed:
                 log.info("agent_run_failed", run_id=str(run.id))
-            except SQLAlchemyError as exc:
+            except DATABASE_AWAY as exc:
                 # The row keeps its state; the sweeper finds it by its silence.
                 log.warning("agent_run_dropped", run_id=str(run.id), reason=type(exc).__name__)
 
@@ -137,7 +139,7 @@ class Runner:
             if work() is LoopEnd.PARKED:
                 return self._park(active)
             return self._complete(active)
-        except (Yielding, NotHolding, Waiting, SQLAlchemyError):
+        except (Yielding, NotHolding, Waiting, *DATABASE_AWAY):
             raise
         except Cancelled:
             self._end(run, stream, active, "cancelled", runs.CANCELLED)

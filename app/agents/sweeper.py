@@ -20,7 +20,7 @@ from app.core.uow import UnitOfWork
 log = structlog.get_logger(__name__)
 
 SILENT_BEATS = 6
-RESEND_S = 5.0
+MOST_LOSSES = 3
 
 
 def sweep(platform: Platform) -> None:
@@ -54,7 +54,9 @@ def _take_up(platform: Platform, run_id: UUID) -> None:
             return
         if row.cancel_requested:
             runs.end(platform, uow, row, "cancelled", error=runs.CANCELLED)
-        elif _may_repeat(uow, row):
+        elif row.state_data.get("losses", 0) < MOST_LOSSES and _may_repeat(uow, row):
+            # A run that takes its worker down with it must not go round for ever.
+            row.state_data = {**row.state_data, "losses": row.state_data.get("losses", 0) + 1}
             runs.requeue(uow, row)
             log.warning("agent_run_taken_up", run_id=str(run_id))
         else:

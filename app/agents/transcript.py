@@ -53,6 +53,21 @@ def tool_result(call_id: str, provider_id: str, content: str, *, is_error: bool)
     }
 
 
+def clean(value: Any) -> Any:  # Any: a JSON value
+    """Return a value without the characters that cannot be stored: NUL and half surrogates.
+
+    Models and apps may send them; Postgres takes neither.
+    """
+    if isinstance(value, str):
+        text = value.replace("\0", "")
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, list):
+        return [clean(item) for item in value]
+    if isinstance(value, dict):
+        return {clean(key): clean(item) for key, item in value.items()}
+    return value
+
+
 def compact(value: Any) -> str:  # Any: a JSON value
     """Return compact JSON text."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

@@ -183,6 +183,7 @@ class RPC(View):
             app_id=app_id,
             method=method,
             params=params,
+            key=f"app:{app_id}:invoke",
             authorize=authorize,
         )
         return Response(answer, content_type="application/json")

@@ -67,6 +67,7 @@ class Call:
         user_id: whose rights it has; empty = nobody's.
         app_scope: the app a caller token is limited to, or empty.
         deadline: Unix time.
+        key: the permission the caller needs.
     """
 
     question: str
@@ -76,6 +77,7 @@ class Call:
     email: str
     app_scope: str
     deadline: float
+    key: str
 
     def fields(self) -> list[Any]:  # Any: JSON values
         """Return the fields in order."""
@@ -101,6 +103,7 @@ def call(
     app_id: str,
     method: str,
     params: Any,
+    key: str,
     authorize: Callable[[], None],
 ) -> bytes:
     """Call a method of an app's worker and return its answer as JSON.
@@ -113,6 +116,7 @@ def call(
         app_id: an id that passed ``check``.
         method: a name that passed ``check``.
         params: any JSON value.
+        key: the permission the caller needs.
         authorize: raises unless the actor may call; used when there is no node to ask.
 
     Raises:
@@ -134,6 +138,7 @@ def call(
             email=actor.email,
             app_scope=actor.app_scope or "",
             deadline=time.time() + limit_s,
+            key=key,
         )
         with OUTBOX.sent(platform.publisher, app_id, question, entry):
             try:

@@ -99,8 +99,15 @@ def _call_action(context: ToolContext, arguments: JSONObject) -> Any:  # Any: a 
     action = _action(context, arguments)
     app_id, given = arguments["app"], arguments.get("input") or {}
     if context.host is None:
+        key = f"app:{app_id}:action:{action['id']}"
         answer = rpc.call(
-            context.platform, context.caller, app_id=app_id, method=action["id"], params=given
+            context.platform,
+            context.caller,
+            app_id=app_id,
+            method=action["id"],
+            params=given,
+            key=key,
+            authorize=lambda: context.caller.require(key),
         )
         return json.loads(answer)
     message = {"id": uuid4().hex, "method": action["id"], "params": given}

@@ -195,6 +195,20 @@ def test_a_lost_run_with_a_call_in_flight(
     response.close()
 
 
+@pytest.mark.usefixtures("stock", "model")
+def test_a_run_that_kills_its_workers_ends(platform: Platform, admin: ApiClient) -> None:
+    response = admin.post("/apps/stock/agent/invoke", {"message": "go"})
+    run_id = response.headers["X-Run-Id"]
+    states = []
+    for number in range(4):
+        assert runs.take(platform, UUID(run_id), f"dead{number}") is not None
+        silence(platform, run_id)
+        sweeper.sweep(platform)
+        states.append(state_of(platform, run_id))
+    assert states == ["queued", "queued", "queued", "failed"]
+    assert Talk.of(response).last.data["error"] == "agent worker was lost"
+
+
 @pytest.mark.usefixtures("stock")
 def test_a_worker_that_comes_back_changes_nothing(
     platform: Platform, admin: ApiClient, model: ModelServer

@@ -187,6 +187,18 @@ def test_text_before_a_failure_is_kept(admin: ApiClient, model: ModelServer) -> 
     assert timeline[-1]["error"] == "model provider error: connection failed"
 
 
+@pytest.mark.usefixtures("stock")
+def test_odd_characters_do_no_harm(admin: ApiClient, model: ModelServer) -> None:
+    data = {"body": "a\0b\ud83d"}
+    note = {"entity": "notes", "action": "create", "data": data}
+    model.call(Call("mutate_data", note), Call("gh\0st", {}), text=["nul \0", "half \ud83d"])
+    model.say("ok")
+    talk = ask(admin, "x")
+    assert talk.last.kind == "done", talk.last
+    assert talk.text == "nul half \ufffd\n\nok"
+    assert admin.get("/apps/stock/collections/notes").json[0]["body"] == "ab\ufffd"
+
+
 def test_missing_credentials(platform: Platform, admin: ApiClient) -> None:
     install_agent(platform, admin)
     body = {"id": "m", "name": "M", "provider": "openai", "model": "gpt"}
