@@ -231,6 +231,8 @@ def _handler(server: ModelServer) -> type[BaseHTTPRequestHandler]:  # noqa: C901
 def _sse(data: Any, name: str | None = None) -> str:
     head = f"event: {name}\n" if name else ""
     body = data if isinstance(data, str) else json.dumps(data, ensure_ascii=False)
+    if any("\ud800" <= char <= "\udfff" for char in body):
+        body = json.dumps(data)
     return f"{head}data: {body}\n\n"
 
 

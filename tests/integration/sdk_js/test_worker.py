@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -327,7 +328,9 @@ class TestSandbox:
         ):
             pytest.skip("this checkout cannot be read by other users")
         memory = 512 * 1024 * 1024
-        for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
+        for folder in (tmp_path, *tmp_path.parents):
+            if folder == Path(tempfile.gettempdir()):
+                break
             folder.chmod(0o755)
         (tmp_path / "index.js").write_text(
             with_rpc("run: () => [process.getuid(), Object.keys(process.env).sort()]")
