@@ -116,7 +116,6 @@ def _starter(
             **env,
         }
         stack = cleanup.enter_context(running_stack(base, logs, names))
-        admin = cleanup.enter_context(stack.sign_up("admin@example.com"))
-        return Platform(stack, admin, redis, database_url)
+        return Platform(stack, stack.sign_up("admin@example.com"), redis, database_url)
 
     return start

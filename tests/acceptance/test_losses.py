@@ -12,13 +12,13 @@ import pytest
 from tests.support.stack import wait_until
 
 SLOW = """
-import time
+import os, time
 from trellis_worker import serve
 
 def on_job(payload, caller, ctx):
     time.sleep(payload.get("seconds", 0))
 
-serve(rpc={"ping": lambda: "pong"}, on_job=on_job)
+serve(rpc={"ping": lambda: "pong", "pid": os.getpid}, on_job=on_job)
 """
 FAST_REDELIVERY = {"JOB_VISIBILITY_TIMEOUT": "4"}
 
@@ -33,8 +33,7 @@ def runtime_of(platform):
 
 def app_process_of(platform):
     """Return the app process of the one app."""
-    children = runtime_of(platform).children(recursive=True)
-    return next(p for p in children if "trellis_worker" in " ".join(p.cmdline()))
+    return psutil.Process(platform.rpc("shop", "pid").json())
 
 
 def busy(platform, app_id, count):

@@ -13,6 +13,7 @@ import pytest
 
 from app.embedded.servers import EmbeddedServers, temporary_state_dir
 from app.embedded.state import choose_port
+from tests.support.stack import wait_until
 from tests.support.up import Up, gone
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -57,7 +58,7 @@ def servers_of(site: Site) -> list[psutil.Process]:
 def test_from_nothing_to_ready_and_back_keeping_the_data(site: Site) -> None:
     run = site.up()
     assert f"{READY} {site.url}" in run.log
-    assert "Three things to try next" in run.log
+    wait_until(lambda: "Three things to try next" in run.log, timeout=5, what="the banner")
     assert httpx.get(f"{site.url}/health").json() == {"status": "ok"}
     assert httpx.post(f"{site.url}/api/v1/auth/register", json=ACCOUNT).status_code == 201
 

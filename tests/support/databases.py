@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from sqlalchemy import Engine, NullPool, create_engine, make_url, text
+from sqlalchemy.exc import ProgrammingError
 
 from config.settings import DatabaseURL
 from migrations.runner import upgrade
@@ -32,7 +33,7 @@ class Databases:
             upgrade(databases.url(databases.template))
             yield databases
         finally:
-            databases._run(f'DROP DATABASE "{databases.template}" WITH (FORCE)')
+            databases._drop(databases.template)
             engine.dispose()
 
     @contextmanager
@@ -43,7 +44,7 @@ class Databases:
         try:
             yield self.url(name)
         finally:
-            self._run(f'DROP DATABASE "{name}" WITH (FORCE)')
+            self._drop(name)
 
     @contextmanager
     def empty(self) -> Iterator[str]:
@@ -53,11 +54,19 @@ class Databases:
         try:
             yield self.url(name)
         finally:
-            self._run(f'DROP DATABASE "{name}" WITH (FORCE)')
+            self._drop(name)
 
     def url(self, name: str) -> str:
         """Return the connection URL of a database on this server."""
         return self.engine.url.set(database=name).render_as_string(hide_password=False)
+
+    def _drop(self, name: str) -> None:
+        try:
+            self._run(f'DROP DATABASE "{name}" WITH (FORCE)')
+        except ProgrammingError:
+            # FORCE is refused while autovacuum, which is a superuser's, is in there; without it
+            # Postgres asks autovacuum to leave and waits.
+            self._run(f'DROP DATABASE "{name}"')
 
     def _run(self, statement: str) -> None:
         with self.engine.connect() as connection:

@@ -57,6 +57,7 @@ class Stack:
     env: dict[str, str]
     logs: Path
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    clients: list[httpx.Client] = field(default_factory=list)
 
     @property
     def url(self) -> str:
@@ -103,6 +104,8 @@ class Stack:
                 member.kill()
         for process in self.processes.values():
             process.wait(10)
+        for client in self.clients:
+            client.close()
 
     def wait_ready(self) -> None:
         """Wait until the API answers and a node is alive."""
@@ -123,9 +126,11 @@ class Stack:
         return all(" ready." in self.log(name) for name in names)
 
     def client(self, token: str | None = None) -> httpx.Client:
-        """Return a client of the API."""
+        """Return a client of the API; it is closed with the stack at the latest."""
         headers = {"Authorization": f"Bearer {token}"} if token else {}
-        return httpx.Client(base_url=f"{self.url}/api/v1", headers=headers, timeout=40)
+        client = httpx.Client(base_url=f"{self.url}/api/v1", headers=headers, timeout=40)
+        self.clients.append(client)
+        return client
 
     def sign_up(self, email: str) -> httpx.Client:
         """Register and log in; return the user's client."""
