@@ -21,6 +21,7 @@ class AdvisoryLock(IntEnum):
     CRON_FIRE = 10
     SCHEDULER = 11
     FIRST_BOOT = 20
+    APP_LOGIN = 21
 
 
 def lock(session: Session, name: AdvisoryLock) -> None:

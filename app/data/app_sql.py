@@ -17,6 +17,7 @@ import hashlib
 import hmac
 import json
 import math
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -32,6 +33,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from app.core.actor import Actor, Source
 from app.core.errors import AppError, Failed, Forbidden, Invalid, NotReady
+from app.core.locks import NAMESPACE, AdvisoryLock
 from app.core.permissions import Permissions
 from app.data.guards import APP_ROLE
 from app.data.models import SQLIdentity
@@ -182,6 +184,7 @@ class AppDatabase:
             "connect_timeout": 2,
             "options": "-c timezone=UTC",
         }
+        self._opening = threading.Lock()
         self._pool: ConnectionPool[Connection] | None = None
         self._identities: dict[int, Identity] = {}
 
@@ -229,20 +232,25 @@ class AppDatabase:
 
     def _opened(self) -> ConnectionPool[Connection]:
         if self._pool is None:
-            self._ensure_login()
-            self._pool = ConnectionPool(
-                kwargs=self._parameters,
-                connection_class=psycopg.Connection[tuple[Any, ...]],
-                min_size=0,
-                max_size=POOL_SIZE,
-                timeout=POOL_WAIT_S,
-                max_idle=IDLE_CONNECTION_S,
-                configure=self._configure,
-                check=ConnectionPool.check_connection,
-                name="app-sql",
-                open=True,
-            )
+            with self._opening:
+                if self._pool is None:
+                    self._ensure_login()
+                    self._pool = self._make_pool()
         return self._pool
+
+    def _make_pool(self) -> ConnectionPool[Connection]:
+        return ConnectionPool(
+            kwargs=self._parameters,
+            connection_class=psycopg.Connection[tuple[Any, ...]],
+            min_size=0,
+            max_size=POOL_SIZE,
+            timeout=POOL_WAIT_S,
+            max_idle=IDLE_CONNECTION_S,
+            configure=self._configure,
+            check=ConnectionPool.check_connection,
+            name="app-sql",
+            open=True,
+        )
 
     def _configure(self, connection: Connection) -> None:
         # A new connection may have the process id of an old one that worked for somebody else.
@@ -274,6 +282,10 @@ class AppDatabase:
             raise Failed("SQL is not available on this database server") from exc
 
     def _make_login(self, connection: Connection) -> None:
+        # Nodes that start at the same time would update the same rows of the catalogue. The lock
+        # goes with the connection.
+        lock = (NAMESPACE, AdvisoryLock.APP_LOGIN)
+        connection.execute("SELECT pg_advisory_lock(%s, %s)", lock)
         values = {
             "login": sql.Identifier(self._login),
             "password": sql.Literal(self._password),

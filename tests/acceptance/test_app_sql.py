@@ -96,6 +96,8 @@ def test_callers_at_the_same_time_keep_apart(platform, app):
     path, call_ = f"/apps/{app}/rpc", {"method": "both"}
     with ThreadPoolExecutor(8) as pool:
         clients = [admin, user] * 4
-        answers = list(pool.map(lambda c: c.post(path, json=call_).json(), clients))
+        responses = list(pool.map(lambda c: c.post(path, json=call_), clients))
+    assert [r.text for r in responses if r.status_code != 200] == []
+    answers = [r.json() for r in responses]
     assert all(told == seen for told, seen in answers)
     assert len({told for told, _ in answers}) == 2

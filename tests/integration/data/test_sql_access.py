@@ -1,5 +1,6 @@
 """What the SQL of app code can and cannot do: the login, the row policies, the audit trigger."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -129,3 +130,21 @@ def test_app_code_cannot_choose_its_identity(call, platform):
 def test_the_login_owns_nothing(call, statement):
     words = refused(call, statement, "*")
     assert "permission denied" in words or "must be owner" in words or "must be superuser" in words
+
+
+def test_nodes_and_threads_that_start_at_once_share_one_login(settings, platform, database):
+    def first(database):
+        connection = database.take()
+        try:
+            return connection.execute("SELECT current_user").fetchone()[0]
+        finally:
+            database.give_back(connection)
+
+    nodes = [database, *(AppDatabase(settings, platform.engine) for _ in range(3))]
+    try:
+        with ThreadPoolExecutor(16) as pool:
+            users = set(pool.map(first, nodes * 4))
+    finally:
+        for node in nodes[1:]:
+            node.close()
+    assert len(users) == 1
