@@ -22,3 +22,5 @@ except SQLAlchemyError as exc:
     # The process serves /health and 503 until the database is there; the next start seeds it.
     structlog.get_logger(__name__).warning("first_boot_postponed", reason=type(exc).__name__)
 app = create_app(platform)
+# Gunicorn loads this module once and forks: connections made before the fork stay the parent's.
+os.register_at_fork(after_in_child=lambda: platform.engine.dispose(close=False))

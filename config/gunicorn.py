@@ -6,6 +6,7 @@ idle. HOST, PORT and WEB_CONCURRENCY come from the environment, as on any Procfi
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from gevent import monkey
 # of a start and the memory of every worker but the first.
 monkey.patch_all()
 preload_app = True
+# Nothing made while loading is garbage; looking for it takes a sixth of the time.
+gc.disable()
 
 _host = os.environ.get("HOST") or "127.0.0.1"
 _port = os.environ.get("PORT") or "9100"
@@ -38,6 +41,12 @@ errorlog = "-"
 loglevel = (os.environ.get("LOG_LEVEL") or "info").lower()
 
 
+def when_ready(_server: Any) -> None:  # Any: gunicorn ships no types
+    """Collect garbage again, but leave what was loaded alone: workers share its pages."""
+    gc.freeze()
+    gc.enable()
+
+
 def post_fork(_server: Any, _worker: Any) -> None:  # Any: gunicorn ships no types
     """Let psycopg2 wait in gevent's event loop instead of blocking every request.
 
@@ -45,10 +54,6 @@ def post_fork(_server: Any, _worker: Any) -> None:  # Any: gunicorn ships no typ
     """
     from psycopg2.extensions import set_wait_callback
 
-    from app.wsgi import platform
-
-    # Connections made before the fork belong to the parent.
-    platform.engine.dispose(close=False)
     set_wait_callback(_wait)
 
 
