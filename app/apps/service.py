@@ -26,6 +26,8 @@ from app.rbac import service as rbac_service
 
 log = structlog.get_logger(__name__)
 
+# Condition of an SQL statement: these apps are installed (parameter ``apps``, text[]).
+ALL_INSTALLED = repository.ALL_INSTALLED
 INSTALL = "admin:apps.install"
 CREATE = "platform:apps.create"
 DIRECTORIES = ("apps", "frontends", "uploads")
