@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib.resources
+from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
 import flask_smorest
 from flask import Flask, Response, abort, send_from_directory
+from marshmallow import Schema
 from werkzeug.exceptions import HTTPException
 
 from app.http import errors
@@ -22,6 +24,14 @@ class Blueprint(flask_smorest.Blueprint):
     """A slice's routes; bodies are parsed by the contract's rules."""
 
     ARGUMENTS_PARSER = Parser()
+
+    def arguments(
+        self, schema: type[Schema] | Schema, **options: Any
+    ) -> Callable[[Any], Any]:  # Any: flask-smorest's options and decorated functions
+        """Parse the body by a schema, made once: webargs would make one for every request."""
+        made = schema() if isinstance(schema, type) else schema
+        decorate: Callable[[Any], Any] = super().arguments(made, **options)
+        return decorate
 
 
 class Api(flask_smorest.Api):

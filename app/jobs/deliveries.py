@@ -44,6 +44,11 @@ def take_for_agent(uow: UnitOfWork, jobs: JobSettings, *, app_id: str, most: int
     return _claim(uow, jobs, app_id=app_id, route=AGENT, most=most)
 
 
+def agent_waits(session: Session, app_id: str) -> bool:
+    """Tell whether a message that starts an agent run is visible."""
+    return QUEUE.waits(session, {"app_id": app_id, "route": AGENT})
+
+
 def _claim(uow: UnitOfWork, jobs: JobSettings, *, app_id: str, route: str, most: int) -> TakenBatch:
     deliveries = QUEUE.claim(
         uow.session,

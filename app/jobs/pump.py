@@ -108,7 +108,6 @@ class JobPump:
 
     def turn(self, app_id: str) -> None:
         """Take one turn of an app. Returns at once."""
-        self._turns.seen(app_id)
         with self._lock:
             self._lanes.add_turn(app_id, time.monotonic() + TURN_S)
             self._work.notify()
@@ -329,7 +328,9 @@ class JobPump:
         self._ledger.write([Release(a.delivery.receipt, uncount=True) for a in stale])
 
     def _take_agent_messages(self, app_id: str) -> None:
-        exhausted = self._closing.is_set()
+        with self._uow.reading() as session:
+            waits = deliveries.agent_waits(session, app_id)
+        exhausted = self._closing.is_set() or not waits
         while not exhausted:
             with self._uow() as uow:
                 batch = deliveries.take_for_agent(

@@ -83,6 +83,10 @@ class Queue:
             for row in rows
         ]
 
+    def waits(self, session: Session, lane: Mapping[str, str]) -> bool:
+        """Tell whether a lane has a visible message; reads at most two index entries."""
+        return bool(session.execute(self._sql.waits, lane).scalar_one())
+
     def set_vt(
         self, session: Session, msg_id: int, vt_s: float, *, read_ct: int | None = None
     ) -> datetime | None:

@@ -64,6 +64,13 @@ WHERE q.msg_id = ANY (ARRAY(SELECT msg_id FROM chosen))
 RETURNING q.msg_id, q.read_ct, q.enqueued_at, q.attempts, q.priority, {q_columns}
 """
 
+WAITS = """
+SELECT EXISTS (SELECT FROM {live} WHERE {in_lane} AND fresh)
+    OR EXISTS (
+        SELECT FROM {live} WHERE {in_lane} AND NOT fresh AND vt <= statement_timestamp()
+    )
+"""
+
 SET_VT = """
 UPDATE {live}
 SET vt = clock_timestamp() + make_interval(secs => :vt_s), fresh = false
@@ -185,6 +192,7 @@ class Queries:
 
     send: TextClause
     claim: TextClause
+    waits: TextClause
     set_vt: TextClause
     release: TextClause
     archive: TextClause
