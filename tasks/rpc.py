@@ -11,7 +11,6 @@ from uuid import UUID
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.orm import Session
 
 from app.core.actor import Actor
 from app.core.errors import NotFound, missing_permission
@@ -19,7 +18,7 @@ from app.core.permissions import Permissions
 from app.core.platform import Platform
 from app.core.replies import Reply
 from app.http.authentication import INVALID
-from app.rbac import service as rbac_service
+from app.workers import callers
 from app.workers.host import CallOutcome, OutcomeKind
 from app.workers.messages import CallRPC
 from app.workers.rpc import NO_ACCOUNT, NO_APP, NO_PERMISSION, Call
@@ -70,24 +69,20 @@ def _look_up(
     platform: Platform, node: Node, app_id: str, entries: list[Call]
 ) -> tuple[Actors, str]:
     """Read the callers' rights and what is wanted of the app; with the error if there is none."""
+    users = {UUID(entry.user_id) for entry in entries}
     with platform.uow.reading() as session:
-        actors = _actors(session, entries)
+        found, wanted = callers.look_up(session, app_id, users)
+        actors = {
+            (entry.user_id, entry.app_scope): _limited(
+                found.get(UUID(entry.user_id)), entry.app_scope
+            )
+            for entry in entries
+        }
         try:
-            node.catalog.read(session, app_id)
+            node.catalog.check(session, app_id, wanted)
         except NotFound as exc:
             return actors, exc.message
     return actors, ""
-
-
-def _actors(session: Session, entries: list[Call]) -> Actors:
-    """Read the rights of every caller, as they are now."""
-    actors: Actors = {}
-    for entry in entries:
-        key = (entry.user_id, entry.app_scope)
-        if key not in actors:
-            actor = rbac_service.load_actor(session, UUID(entry.user_id))
-            actors[key] = _limited(actor, entry.app_scope)
-    return actors
 
 
 def _refusal(key: str, actor: Actor | None) -> tuple[str, str] | None:

@@ -74,6 +74,18 @@ class UnitOfWorkFactory:
         """
         return self._readers()
 
+    @contextmanager
+    def single(self) -> Iterator[UnitOfWork]:
+        """Open a unit of work in which each statement is a transaction by itself.
+
+        For one statement that writes: three round trips fewer. What an exception leaves written
+        stays, so whoever writes more than once must see to that.
+        """
+        with self._readers() as session:
+            uow = UnitOfWork(session, self._subscriptions)
+            yield uow
+        uow.committed(self._publisher)
+
     def together(self, work: Callable[[UnitOfWork, Sequence[E]], Sequence[R]], entry: E) -> R:
         """Do work for an entry, and for others that come in meanwhile, in one statement.
 
@@ -91,11 +103,8 @@ class UnitOfWorkFactory:
     def _run(
         self, work: Callable[[UnitOfWork, Sequence[E]], Sequence[R]], batch: Sequence[E]
     ) -> Sequence[R]:
-        with self._readers() as session:
-            uow = UnitOfWork(session, self._subscriptions)
-            results = work(uow, batch)
-        uow.committed(self._publisher)
-        return results
+        with self.single() as uow:
+            return work(uow, batch)
 
     @contextmanager
     def _open(self) -> Iterator[UnitOfWork]:

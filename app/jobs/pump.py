@@ -19,6 +19,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from functools import partial
 
 import structlog
@@ -28,6 +29,7 @@ from app.core.errors import AppError
 from app.core.messaging import Publisher
 from app.core.uow import UnitOfWork, UnitOfWorkFactory
 from app.jobs import deliveries
+from app.jobs.deliveries import GiveBack
 from app.jobs.delivery import NOT_RUNNABLE, Assignment, Settlement, TakenBatch, judge
 from app.jobs.lanes import Lane, Lanes
 from app.jobs.ledger import Ledger
@@ -178,24 +180,42 @@ class JobPump:
     def _cycle(self, ended: Sequence[Ended], lanes: Sequence[Lane]) -> None:
         settlements = self._judge(ended)
         claims = [] if self._closing.is_set() else self._plan(lanes)
-        batches: list[tuple[Lane, TakenBatch]] = []
         try:
-            if settlements or claims:
-                with self._uow() as uow:
-                    deliveries.settle(uow, settlements)
-                    batches = [(lane, self._take(uow, lane, room)) for lane, room in claims]
+            batches = self._write(settlements, claims)
         except (SQLAlchemyError, AppError, ValueError) as exc:
             log.warning("job_cycle_undone", reason=type(exc).__name__, count=len(settlements))
             self._drop(lanes)
             self._ledger.write(settlements)
             return
-        self._add(batches)
+        if settlements:
+            self._add(batches)
         for lane, batch in batches:
             self._after_claim(lane, batch)
         for lane in lanes:
             if lane.new_turn:
                 lane.new_turn = False
-                self._take_agent_messages(lane.app_id)
+                # The sweep has it looked at again.
+                with suppress(SQLAlchemyError):
+                    self._take_agent_messages(lane.app_id)
+
+    def _write(
+        self, settlements: Sequence[Settlement], claims: Sequence[tuple[Lane, int]]
+    ) -> list[tuple[Lane, TakenBatch]]:
+        """Write down what ended and claim, in one transaction.
+
+        Where nothing ended each claim is one by itself that does not wait for the disk.
+        """
+        batches = []
+        if settlements:
+            with self._uow() as uow:
+                deliveries.settle(uow, settlements)
+                return [(lane, self._take(uow, lane, room)) for lane, room in claims]
+        if claims:
+            with self._uow.single() as uow:
+                for lane, room in claims:
+                    batches.append((lane, self._take(uow, lane, room, self._ledger.write)))
+                    self._add(batches[-1:])
+        return batches
 
     def _add(self, batches: Sequence[tuple[Lane, TakenBatch]]) -> None:
         """Leave claimed jobs to the thread that hands them out."""
@@ -233,13 +253,16 @@ class JobPump:
             self._give_back(full)
         return [(lane, room) for lane, room in rooms if room > 0]
 
-    def _take(self, uow: UnitOfWork, lane: Lane, room: int) -> TakenBatch:
+    def _take(
+        self, uow: UnitOfWork, lane: Lane, room: int, give_back: GiveBack | None = None
+    ) -> TakenBatch:
         now = time.monotonic()
         if now >= lane.runnable_until:
             if not deliveries.may_run(uow.session, lane.app_id):
                 return TakenBatch([], exhausted=True)
             lane.runnable_until = now + RUNNABLE_S
-        return deliveries.take(uow, self._jobs, app_id=lane.app_id, most=room)
+        app_id = lane.app_id
+        return deliveries.take(uow, self._jobs, app_id=app_id, most=room, give_back=give_back)
 
     def _after_claim(self, lane: Lane, batch: TakenBatch) -> None:
         if batch.exhausted:
