@@ -20,6 +20,7 @@ from app.core.platform import Platform
 from app.crons import routes as crons_routes
 from app.data import routes as data_routes
 from app.hooks import routes as hooks_routes
+from app.hooks import webhook_routes
 from app.http import errors, health
 from app.http.api import Api, make_api
 from app.http.views import ACTOR_LOADER, PLATFORM
@@ -70,6 +71,7 @@ def _register_slices(app: Flask, api: Api) -> None:
     api.register_blueprint(data_routes.blp)
     api.register_blueprint(audit_routes.blp)
     api.register_blueprint(hooks_routes.blp)
+    api.register_blueprint(webhook_routes.blp)
     api.register_blueprint(jobs_routes.blp)
     api.register_blueprint(crons_routes.blp)
     api.register_blueprint(secrets_routes.blp)

@@ -263,6 +263,12 @@ class JobSettings:
     cron_run_days: int = setting(
         "CRON_RUN_DAYS", positive(), 7, "Days to keep the history of cron runs."
     )
+    webhook_delivery_days: int = setting(
+        "WEBHOOK_DELIVERY_DAYS",
+        natural(),
+        7,
+        "Days to keep what was delivered to webhooks, the latest 100 calls of each at most; 0 = for ever.",
+    )
     leader_retry: timedelta = setting(
         "TICK_LEADER_RETRY",
         Seconds(),

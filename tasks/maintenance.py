@@ -16,6 +16,7 @@ from app.core.replies import read_nodes
 from app.core.uow import UnitOfWork
 from app.crons import service as crons_service
 from app.crons.messages import FireCrons, PruneHistory
+from app.hooks import webhooks
 from app.jobs import service as jobs_service
 from app.jobs.messages import TakeTurn
 from app.jobs.turns import Turns
@@ -96,6 +97,7 @@ def sweep_crons(platform: Platform, put: Callable[[Message], None]) -> None:
 PRUNERS: tuple[Callable[[UnitOfWork, JobSettings], int], ...] = (
     jobs_service.prune,
     crons_service.prune,
+    webhooks.prune,
 )
 
 
