@@ -19,6 +19,8 @@ from app.auth.oidc import routes as oidc_routes
 from app.core.platform import Platform
 from app.crons import routes as crons_routes
 from app.data import routes as data_routes
+from app.files import routes as files_routes
+from app.files import storage_routes
 from app.hooks import routes as hooks_routes
 from app.hooks import webhook_routes
 from app.http import errors, health
@@ -69,6 +71,8 @@ def _register_slices(app: Flask, api: Api) -> None:
     api.register_blueprint(rbac_routes.blp)
     api.register_blueprint(apps_routes.blp)
     api.register_blueprint(data_routes.blp)
+    api.register_blueprint(files_routes.blp)
+    api.register_blueprint(storage_routes.blp)
     api.register_blueprint(audit_routes.blp)
     api.register_blueprint(hooks_routes.blp)
     api.register_blueprint(webhook_routes.blp)

@@ -410,6 +410,12 @@ class HTTPSettings:
     max_body_bytes: int = setting(
         "MAX_BODY_BYTES", positive(), 50 * 1024 * 1024, "Size limit of a request body in bytes."
     )
+    app_files_max_bytes: int = setting(
+        "APP_FILES_MAX_BYTES",
+        natural(),
+        10 * 1024**3,
+        "Bytes the stored files of one app may take, and those it has on disk; 0 = any.",
+    )
     outgoing_networks: tuple[IPv4Network | IPv6Network, ...] = setting(
         "OUTGOING_NETWORKS",
         NetworkList(),

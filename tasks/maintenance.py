@@ -16,6 +16,7 @@ from app.core.replies import read_nodes
 from app.core.uow import UnitOfWork
 from app.crons import service as crons_service
 from app.crons.messages import FireCrons, PruneHistory
+from app.files import service as files_service
 from app.hooks import webhooks
 from app.jobs import service as jobs_service
 from app.jobs.messages import TakeTurn
@@ -98,6 +99,7 @@ PRUNERS: tuple[Callable[[UnitOfWork, JobSettings], int], ...] = (
     jobs_service.prune,
     crons_service.prune,
     webhooks.prune,
+    files_service.prune,
 )
 
 

@@ -151,9 +151,7 @@ class ConstraintPlanner:
         statement = ddl.probe_check(self.app_id, self.entity.name, check)
         self.result.do(Phase.CONSTRAIN, statement, failure, alone=True)
 
-    def _add_check(
-        self, name: str, condition: sql.Composable, mark: str, *, alone: bool
-    ) -> None:
+    def _add_check(self, name: str, condition: sql.Composable, mark: str, *, alone: bool) -> None:
         place = f"entity '{self.entity.name}': check '{name}'"
         failure = Failure(f"{place}: existing rows do not satisfy it", ("23514",), place)
         statement = ddl.add_check(self.app_id, self.entity.name, name, condition)

@@ -1,4 +1,7 @@
-"""Webhooks on real processes: the handler's answer, its failures, durable calls, redelivery."""
+"""Webhooks and files on real processes.
+
+The handler's answer, its failures, durable calls, redelivery; a file that a worker stores.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,11 @@ def paid(params, caller, ctx):
     ctx.collection("calls").insert({"body": params["rawBody"]})
     return {"name": params["name"], "body": params["body"], "by": caller.email,
             "kind": params["headers"]["x-kind"]}
+
+
+@app.rpc
+def report(params, caller, ctx):
+    return ctx.upload_file(b"a,b\\n" * 100_000, "r.csv", "text/csv")
 
 
 @app.on_job
@@ -92,3 +100,14 @@ def test_a_durable_call_reaches_the_job_handler(
         ).json(),
         what="the job's record",
     )
+
+
+def test_a_worker_stores_a_file(
+    shared_platform: Platform, hooks: dict[str, dict[str, str]]
+) -> None:
+    file_id = shared_platform.rpc("till", "report").json()
+    answer = shared_platform.admin.get(f"/apps/till/storage/{file_id}")
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "text/csv")
+    assert answer.content == b"a,b\n" * 100_000
+    assert answer.headers["content-disposition"] == 'attachment; filename="r.csv"'
+    assert shared_platform.admin.delete(f"/apps/till/storage/{file_id}").status_code == 200
