@@ -58,6 +58,13 @@ def add_credential(
     return session.execute(row.returning(ServiceCredential.id)).scalar_one()
 
 
+def credentials(session: Session, account_id: UUID) -> list[ServiceCredential]:
+    """Return every key of an account, newest first."""
+    query = select(ServiceCredential).where(ServiceCredential.user_id == account_id)
+    newest_first = query.order_by(ServiceCredential.created_at.desc(), ServiceCredential.id)
+    return list(session.scalars(newest_first))
+
+
 def live_credentials(session: Session, account_id: UUID) -> list[ServiceCredential]:
     """Return the keys of an account that are neither revoked nor expired."""
     query = select(ServiceCredential).where(

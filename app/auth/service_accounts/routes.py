@@ -16,6 +16,7 @@ from app.auth.service_accounts.schemas import (
     ActAs,
     ClientToken,
     CredentialCreate,
+    CredentialCreated,
     CredentialOut,
     NewOwner,
     OwnerOut,
@@ -100,7 +101,7 @@ class Credentials(View):
 
     @managed
     @blp.arguments(CredentialCreate)
-    @blp.response(201, CredentialOut)
+    @blp.response(201, CredentialCreated)
     @blp.doc(summary="Create a key of a service account")
     def post(self, body: Body, account_id: str) -> Any:
         """Make another key; it is shown in this answer only."""
@@ -108,6 +109,13 @@ class Credentials(View):
             self.uow, self.actor, account_id=parse_uuid(account_id), **body
         )
         return made, NO_STORE
+
+    @managed
+    @blp.response(200, CredentialOut(many=True))
+    @blp.doc(summary="List the keys of a service account")
+    def get(self, account_id: str) -> Any:
+        """Return what is kept of its keys, newest first."""
+        return service.list_credentials(self.uow.session, account_id=parse_uuid(account_id))
 
 
 @blp.route(f"{ACCOUNTS}/<account_id>/credentials/<credential_id>")

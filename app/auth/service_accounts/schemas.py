@@ -43,7 +43,7 @@ class CredentialCreate(WireSchema):
     days = JSONInteger(data_key="expiresInDays", load_default=90)
 
 
-class CredentialOut(Schema):
+class CredentialCreated(Schema):
     """A key, shown this one time."""
 
     id = fields.UUID(required=True)
@@ -51,6 +51,18 @@ class CredentialOut(Schema):
     prefix = fields.Str(required=True)
     expires_at = UTCDateTime(data_key="expiresAt", required=True)
     note = fields.Str(required=True)
+
+
+class CredentialOut(Schema):
+    """What is kept of a key."""
+
+    id = fields.UUID(required=True)
+    name = fields.Str(required=True)
+    prefix = fields.Str(required=True)
+    created_at = UTCDateTime(data_key="createdAt", required=True)
+    expires_at = UTCDateTime(data_key="expiresAt", required=True)
+    last_used_at = UTCDateTime(data_key="lastUsedAt", allow_none=True, required=True)
+    revoked_at = UTCDateTime(data_key="revokedAt", allow_none=True, required=True)
 
 
 class NewOwner(WireSchema):

@@ -17,7 +17,7 @@ from app.audit import security
 from app.audit.security import SecurityEventKind as Event
 from app.auth import delegations, identities, removal
 from app.auth import repository as users
-from app.auth.models import User
+from app.auth.models import ServiceCredential, User
 from app.auth.service_accounts import repository
 from app.core.actor import Actor, Kind
 from app.core.clock import utc_now
@@ -157,6 +157,16 @@ def add_credential(
     )
     _record(uow, Event.CREDENTIAL_CREATED, actor, account_id, name=name, prefix=prefix)
     return NewCredential(credential_id, key, prefix, expires_at)
+
+
+def list_credentials(session: Session, *, account_id: UUID) -> list[ServiceCredential]:
+    """Return every key of an account, newest first, revoked and expired ones too.
+
+    Raises:
+        NotFound: no such account.
+    """
+    require(session, account_id)
+    return repository.credentials(session, account_id)
 
 
 def revoke_credential(

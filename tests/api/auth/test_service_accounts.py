@@ -101,6 +101,7 @@ def test_the_gate_comes_before_everything_and_others_are_not_found(client, admin
         ("POST", "/x/disable"),
         ("POST", "/x/enable"),
         ("POST", "/x/credentials"),
+        ("GET", "/x/credentials"),
         ("DELETE", "/x/credentials/x"),
         ("POST", "/x/transfer-ownership"),
         ("POST", "/x/act-as"),
@@ -210,6 +211,18 @@ def test_every_other_failure_is_one_text(client, admin, bot, platform):
     for grant in ("", "password", "authorization_code"):
         answer = ask_token(client, bot, live["key"], grant_type=grant)
         assert error(answer) == (400, "unsupported_grant_type")
+    listed = admin.get(f"/service-accounts/{bot}/credentials").json
+    assert [row["id"] for row in listed] == [old["id"], gone["id"], live["id"]]
+    shown = listed[2]
+    assert {name: shown[name] for name in ("name", "prefix", "revokedAt")} == {
+        "name": "ci",
+        "prefix": live["prefix"],
+        "revokedAt": None,
+    }
+    assert shown["lastUsedAt"] > shown["createdAt"]
+    assert [bool(row["lastUsedAt"]) for row in listed] == [False, False, True]
+    assert [bool(row["revokedAt"]) for row in listed] == [False, True, False]
+    assert live["key"] not in repr(listed)
     # JSON is not what the grant is spelled in.
     body = {"grant_type": "client_credentials", "client_id": bot, "client_secret": live["key"]}
     assert error(client.post("/auth/token", body)) == (400, "unsupported_grant_type")
