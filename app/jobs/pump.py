@@ -19,7 +19,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
 from functools import partial
 
 import structlog
@@ -29,13 +28,14 @@ from app.core.errors import AppError
 from app.core.messaging import Publisher
 from app.core.uow import UnitOfWork, UnitOfWorkFactory
 from app.jobs import deliveries
+from app.jobs.agent_messages import AgentMessages, StartAgentRun
 from app.jobs.deliveries import GiveBack
 from app.jobs.delivery import NOT_RUNNABLE, Assignment, Settlement, TakenBatch, judge
 from app.jobs.lanes import Lane, Lanes
 from app.jobs.ledger import Ledger
 from app.jobs.messages import TakeTurn
 from app.jobs.turns import Turns
-from app.pgqueue.types import Failure, Release
+from app.pgqueue.types import Release
 from app.workers.service import CallOutcome, OutcomeKind, WorkerHost
 from config.settings import JobSettings
 from workers_runtime.protocol import CallKind
@@ -53,9 +53,6 @@ RUNNABLE_S = 0.5
 # A claimed job without a slot goes back then: its app has become slower than it was.
 STALE_S = 1.0
 
-NO_AGENT = "app has no agent"
-
-StartAgentRun = Callable[[UnitOfWork, Assignment], None]
 Ended = tuple[Lane, Assignment, CallOutcome]
 
 
@@ -88,7 +85,7 @@ class JobPump:
         self._turns = turns
         self._publisher = publisher
         self._jobs = jobs
-        self._start_agent_run = start_agent_run
+        self._agent_messages = AgentMessages(uow, jobs, start_agent_run)
         self._lock = threading.Lock()
         self._work = threading.Condition(self._lock)
         self._slots = threading.Condition(self._lock)
@@ -194,9 +191,8 @@ class JobPump:
         for lane in lanes:
             if lane.new_turn:
                 lane.new_turn = False
-                # The sweep has it looked at again.
-                with suppress(SQLAlchemyError):
-                    self._take_agent_messages(lane.app_id)
+                if not self._closing.is_set():
+                    self._agent_messages.take(lane.app_id)
 
     def _write(
         self, settlements: Sequence[Settlement], claims: Sequence[tuple[Lane, int]]
@@ -349,33 +345,6 @@ class JobPump:
         with self._lock:
             stale = self._lanes.take_stale(claimed_before)
         self._ledger.write([Release(a.delivery.receipt, uncount=True) for a in stale])
-
-    def _take_agent_messages(self, app_id: str) -> None:
-        with self._uow.reading() as session:
-            waits = deliveries.agent_waits(session, app_id)
-        exhausted = self._closing.is_set() or not waits
-        while not exhausted:
-            with self._uow() as uow:
-                batch = deliveries.take_for_agent(
-                    uow, self._jobs, app_id=app_id, most=self._jobs.in_flight_per_app
-                )
-                exhausted = batch.exhausted
-                for assignment in batch.assignments:
-                    self._start_run(uow, assignment)
-
-    def _start_run(self, uow: UnitOfWork, assignment: Assignment) -> None:
-        reason = NO_AGENT
-        if self._start_agent_run is not None:
-            try:
-                with uow.session.begin_nested():
-                    self._start_agent_run(uow, assignment)
-            except AppError as exc:
-                reason = exc.message
-            else:
-                return
-        receipt = assignment.delivery.receipt
-        log.warning("agent_job_refused", msg_id=receipt.msg_id, reason=reason)
-        deliveries.settle(uow, [Failure(receipt, reason)])
 
     # --- ends ------------------------------------------------------------------------------
 

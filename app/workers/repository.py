@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Select, delete, func, insert, select, text, update
+from sqlalchemy import delete, func, insert, select, text, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
 
@@ -51,36 +51,20 @@ class Wanted:
         return self.has_code and self.desired == "running"
 
 
-def _wanted() -> Select[*tuple[Any, ...]]:  # Any: the columns are the fields of ``Wanted``
-    return (
-        select(
-            AppWorker.app_id,
-            AppWorker.desired_state,
-            AppWorker.generation,
-            AppWorker.home_node,
-            AppWorker.last_error,
-            Deployment.id,
-            func.coalesce(Deployment.sha256, ""),
-            Deployment.entry_point,
-            Deployment.runtime,
-        )
-        .select_from(AppWorker)
-        .outerjoin(Deployment, (Deployment.app_id == AppWorker.app_id) & Deployment.is_current)
-    )
-
-
 def wanted(session: Session, app_id: str) -> Wanted:
     """Return what is wanted of an app; an app without a row has nothing deployed."""
     return find_wanted(session, app_id) or Wanted(app_id)
 
 
-WANTED = """
+EACH_WANTED = """
 SELECT w.app_id, w.desired_state, w.generation, w.home_node, w.last_error,
        d.id, coalesce(d.sha256, ''), d.entry_point, d.runtime
 FROM trellis.app_workers w
 LEFT JOIN trellis.deployments d ON d.app_id = w.app_id AND d.is_current
-WHERE w.app_id = %(app_id)s
 """
+WANTED = f"{EACH_WANTED} WHERE w.app_id = %(app_id)s"
+WANTED_OF = f"{EACH_WANTED} WHERE w.app_id = ANY (%(app_ids)s)"
+DEPLOYED = f"{EACH_WANTED} WHERE d.entry_point IS NOT NULL ORDER BY w.app_id"
 
 
 def find_wanted(session: Session, app_id: str) -> Wanted | None:
@@ -100,15 +84,15 @@ def read_wanted(row: Sequence[Any]) -> Wanted:  # Any: the columns of ``WANTED``
 
 def wanted_of(session: Session, app_ids: Sequence[str]) -> dict[str, Wanted]:
     """Return what is wanted of several apps."""
-    rows = session.execute(_wanted().where(AppWorker.app_id.in_(app_ids)))
-    found = {row[0]: Wanted(*row) for row in rows}
+    values = {"app_ids": list(app_ids)}
+    rows = session.connection().exec_driver_sql(WANTED_OF, values)
+    found = {row[0]: read_wanted(row) for row in rows}
     return {app_id: found.get(app_id, Wanted(app_id)) for app_id in app_ids}
 
 
 def deployed(session: Session) -> list[Wanted]:
     """Return every app with deployed code, in order of its id."""
-    query = _wanted().where(Deployment.entry_point.is_not(None)).order_by(AppWorker.app_id)
-    return [Wanted(*row) for row in session.execute(query)]
+    return [read_wanted(row) for row in session.connection().exec_driver_sql(DEPLOYED)]
 
 
 RUNNABLE = f"""
