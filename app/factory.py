@@ -13,6 +13,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from app.agents import llm_routes
 from app.agents import routes as agents_routes
 from app.apps import routes as apps_routes
+from app.apps import share_routes
 from app.audit import routes as audit_routes
 from app.auth import routes as auth_routes
 from app.auth.oidc import routes as oidc_routes
@@ -67,6 +68,7 @@ def _register_slices(app: Flask, api: Api) -> None:
     api.register_blueprint(oidc_routes.blp)
     api.register_blueprint(rbac_routes.blp)
     api.register_blueprint(apps_routes.blp)
+    api.register_blueprint(share_routes.blp)
     api.register_blueprint(data_routes.blp)
     api.register_blueprint(audit_routes.blp)
     api.register_blueprint(hooks_routes.blp)

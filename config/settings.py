@@ -404,6 +404,12 @@ class HTTPSettings:
     max_body_bytes: int = setting(
         "MAX_BODY_BYTES", positive(), 50 * 1024 * 1024, "Size limit of a request body in bytes."
     )
+    public_requests_per_minute: int = setting(
+        "PUBLIC_REQUESTS_PER_MINUTE",
+        natural(),
+        600,
+        "Requests a minute of one client address that come without a token or with a share token; 0 = no limit.",
+    )
     outgoing_networks: tuple[IPv4Network | IPv6Network, ...] = setting(
         "OUTGOING_NETWORKS",
         NetworkList(),

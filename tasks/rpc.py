@@ -12,7 +12,8 @@ from uuid import UUID
 from celery.worker.request import Request
 from sqlalchemy.orm import Session
 
-from app.core.actor import Actor
+from app.apps import service as apps_service
+from app.core.actor import ANONYMOUS, Actor
 from app.core.errors import NotFound, missing_permission
 from app.core.permissions import Permissions
 from app.core.platform import Platform
@@ -26,7 +27,7 @@ from tasks.base import task
 from tasks.node import Node, current_node
 from workers_runtime.protocol import CallKind
 
-Actors = dict[tuple[str, str], Actor | None]
+Actors = dict[tuple[str, str, str], Actor | None]
 
 
 class Unacknowledged(Request):
@@ -57,7 +58,7 @@ def call(
         except NotFound as exc:
             missing = exc.message
     for entry in entries:
-        actor = actors[entry.user_id, entry.app_scope]
+        actor = actors[_identity(entry)]
         refusal = _refusal(entry.key, actor) or ((NO_APP, missing) if missing else None)
         if refusal is None:
             _hand_over(node, app_id, reply_to, entry, actor)
@@ -69,18 +70,29 @@ def _actors(session: Session, entries: list[Call]) -> Actors:
     """Read the rights of every caller, as they are now."""
     actors: Actors = {}
     for entry in entries:
-        key = (entry.user_id, entry.app_scope)
+        key = _identity(entry)
         if key not in actors:
-            actor = rbac_service.load_actor(session, UUID(entry.user_id))
-            actors[key] = _limited(actor, entry.app_scope)
+            actors[key] = _limited(_actor(session, entry), entry.app_scope)
     return actors
+
+
+def _identity(entry: Call) -> tuple[str, str, str]:
+    return entry.user_id, entry.app_scope, entry.share
+
+
+def _actor(session: Session, entry: Call) -> Actor | None:
+    if entry.share:
+        return apps_service.share_actor(session, UUID(entry.share))
+    if not entry.user_id:
+        return ANONYMOUS
+    return rbac_service.load_actor(session, UUID(entry.user_id))
 
 
 def _refusal(key: str, actor: Actor | None) -> tuple[str, str] | None:
     """Return kind and text of the answer to a caller who may not call the app."""
     if actor is None:
         return NO_ACCOUNT, INVALID
-    return None if actor.can(key) else (NO_PERMISSION, missing_permission(key).message)
+    return None if not key or actor.can(key) else (NO_PERMISSION, missing_permission(key).message)
 
 
 def _limited(actor: Actor | None, app_scope: str) -> Actor | None:

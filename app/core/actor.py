@@ -71,4 +71,4 @@ class Actor:
         return replace(self, source=source)
 
 
-ANONYMOUS = Actor(user_id=None)
+ANONYMOUS = Actor(user_id=None, source=Source.PUBLIC)

@@ -18,7 +18,7 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 from sqlalchemy.orm import Session
 
 from app.core.actor import Actor
-from app.core.errors import AppError, Failed, Invalid
+from app.core.errors import AppError, Failed, Invalid, Unauthenticated
 from app.core.ids import check_app_id, is_identifier, parse_uuid
 from app.data import registry, repository
 from app.data.contract import Entity, Field
@@ -125,11 +125,11 @@ class Opened:
 
 def open_entity(
     session: Session,
-    actor: Actor | None,
+    actor: Actor,
     *,
     app_id: str,
     entity: str,
-    action: str | None,
+    action: str,
     record_id: str | None = None,
     statement_timeout: timedelta = STATEMENT_TIMEOUT,
 ) -> Target:
@@ -137,27 +137,32 @@ def open_entity(
 
     Args:
         session: an open transaction; its settings are changed until it ends.
-        actor: who acts; None = nobody.
+        actor: who acts; without a user only what the manifest makes public.
         app_id: as in the path.
         entity: as in the path.
-        action: ``create``, ``read``, ``update`` or ``delete``; None = no permission needed.
+        action: ``list``, ``read``, ``create``, ``update`` or ``delete``.
         record_id: path id, checked before existence.
         statement_timeout: limit of each statement.
 
     Raises:
+        Unauthenticated: no user, and the action is not public.
         Forbidden: reserved schema, or permission missing.
         Invalid: the path id is not a UUID though the entity's ids are.
         NotFound: no such entity.
     """
-    check_app_id(app_id)
+    if actor.user_id is not None:
+        check_app_id(app_id)
     found = lookup(session, actor, app_id, statement_timeout)
+    public = found is not None and found.data.is_public(entity, action)
+    if actor.user_id is None and not public:
+        raise Unauthenticated("authentication required")
     target = None if found is None else found.data.entities.get(entity)
     if record_id is not None and (target is None or not target.text_key):
         parse_uuid(record_id)
     if found is None or target is None:
         raise no_entity(app_id, entity)
-    if action is not None:
-        (actor or NOBODY).require(f"app:{app_id}:{entity}.{action}")
+    if not public:
+        actor.require(f"app:{app_id}:{entity}.{'read' if action == 'list' else action}")
     return found.target(session, entity)
 
 

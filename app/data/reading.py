@@ -74,7 +74,7 @@ def list_page(
 
     Args:
         uow: the unit of work.
-        actor: who asks; needs ``.read``.
+        actor: who asks; needs ``.read`` unless the list is public.
         app_id: the app.
         entity: the entity.
         parameters: query parameters; ``limit`` is taken as 100 when missing.
@@ -88,7 +88,7 @@ def list_page(
         actor,
         app_id=app_id,
         entity=entity,
-        action="read",
+        action="list",
         statement_timeout=statement_timeout,
     )
     listing = Listing.of(parameters)
@@ -124,7 +124,7 @@ def open_list(
 
     Args:
         units: opens the unit of work.
-        actor: who asks; needs ``.read``.
+        actor: who asks; needs ``.read`` unless the list is public.
         app_id: the app.
         entity: the entity.
         parameters: query parameters.
@@ -142,7 +142,7 @@ def open_list(
             actor,
             app_id=app_id,
             entity=entity,
-            action="read",
+            action="list",
             statement_timeout=statement_timeout,
         )
         listing = Listing.of(parameters)
@@ -198,7 +198,7 @@ def query(
         actor,
         app_id=app_id,
         entity=entity,
-        action="read",
+        action="list",
         statement_timeout=statement_timeout,
     )
     wanted = Query.of(body)

@@ -19,12 +19,21 @@ from app.data.statements import Statements
 
 @dataclass(frozen=True)
 class AppData:
-    """The entities of one app in one version, with their rendered statements."""
+    """The entities of one app in one version, with their rendered statements.
+
+    Attributes:
+        public: actions that need neither token nor permission, by entity.
+    """
 
     app_id: str
     stamp: UUID
     entities: Mapping[str, Entity]
     statements: Mapping[str, Statements]
+    public: Mapping[str, frozenset[str]]
+
+    def is_public(self, entity: str, action: str) -> bool:
+        """Tell whether an action on an entity needs neither token nor permission."""
+        return action in self.public.get(entity, ())
 
 
 _cache: dict[str, AppData] = {}
@@ -41,9 +50,10 @@ def load(session: Session, app_id: str, stamp: UUID | None) -> AppData | None:
     found = repository.contract(session, app_id)
     if found is None:
         return None
-    current, stored = found
+    current, stored, listed = found
     entities = contract.load(stored)
     statements = {name: Statements(app_id, entity) for name, entity in entities.items()}
-    data = AppData(app_id, current, entities, statements)
+    public = {name: frozenset(actions) for name, actions in listed.items()}
+    data = AppData(app_id, current, entities, statements, public)
     _cache[app_id] = data
     return data

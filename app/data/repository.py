@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -12,6 +13,8 @@ from sqlalchemy.orm import Session
 from app.core.actor import Actor
 from app.data.execution import query
 from app.data.models import DataContract
+
+Public = Mapping[str, Sequence[str]]
 
 # Run before every statement on records, so as plain text: SQLAlchemy's compiler would cost more
 # than Postgres does.
@@ -60,12 +63,17 @@ def context(actor: Actor | None, timeout_ms: int) -> list[str]:
     ]
 
 
-def contract(session: Session, app_id: str) -> tuple[UUID, list[dict[str, Any]]] | None:
-    """Return stamp and entities of an app."""
+Stored = tuple[UUID, list[dict[str, Any]], Public]  # Any: JSON values
+
+
+def contract(session: Session, app_id: str) -> Stored | None:
+    """Return stamp, entities and public actions of an app."""
     row = session.execute(
-        select(DataContract.stamp, DataContract.entities).where(DataContract.app_id == app_id)
+        select(DataContract.stamp, DataContract.entities, DataContract.public).where(
+            DataContract.app_id == app_id
+        )
     ).one_or_none()
-    return None if row is None else (row[0], row[1])
+    return None if row is None else (row[0], row[1], row[2])
 
 
 def stamps(session: Session) -> dict[str, UUID]:
@@ -74,9 +82,9 @@ def stamps(session: Session) -> dict[str, UUID]:
     return {app_id: stamp for app_id, stamp in rows}  # noqa: C416 - rows are not plain tuples to mypy
 
 
-def store(session: Session, app_id: str, entities: list[dict[str, Any]]) -> None:
-    """Insert or replace the entities of an app."""
-    values = {"entities": entities, "stamp": uuid4(), "updated_at": func.now()}
+def store(session: Session, app_id: str, entities: list[dict[str, Any]], public: Public) -> None:
+    """Insert or replace the entities of an app and their public actions."""
+    values = {"entities": entities, "public": public, "stamp": uuid4(), "updated_at": func.now()}
     session.execute(
         insert(DataContract)
         .values(app_id=app_id, **values)

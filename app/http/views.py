@@ -14,6 +14,7 @@ from app.core.platform import Platform
 from app.core.uow import UnitOfWork
 from app.http.authentication import ActorLoader, authenticate, claimed
 from app.http.gates import Gate, gate_of
+from app.http.nobody import brake, is_nobody
 
 PLATFORM = "trellis"
 ACTOR_LOADER = "trellis.actor_loader"
@@ -41,6 +42,8 @@ class View(MethodView):
     def dispatch_request(self, **path: Any) -> ResponseReturnValue:  # Any: path converters
         """Check the gate, run the method, commit."""
         self.platform = current_platform()
+        if self._gate().nobody and is_nobody(request):
+            brake(self.platform, request)
         if not self.transactional:
             self._admit_alone(path)
             return super().dispatch_request(**path)
@@ -61,10 +64,10 @@ class View(MethodView):
 
     def _admit_alone(self, path: dict[str, Any]) -> None:  # Any: path converters
         gate = self._gate()
-        if gate.deferred:
-            self.actor = claimed(request)
-        elif gate.public:
+        if gate.public or (gate.nobody and is_nobody(request)):
             self.actor = ANONYMOUS
+        elif gate.deferred:
+            self.actor = claimed(request)
         else:
             self.authorize(**path)
 
@@ -74,7 +77,7 @@ class View(MethodView):
 
     def _admit(self, session: Session, path: dict[str, Any]) -> Actor:  # Any: path converters
         gate = self._gate()
-        if gate.public:
+        if gate.public or (gate.nobody and is_nobody(request)):
             return ANONYMOUS
         load_actor: ActorLoader = current_app.extensions[ACTOR_LOADER]
         actor = authenticate(request, session, load_actor)
