@@ -6,6 +6,7 @@ own defaults (one process each) on a database of their own on our Postgres.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -43,12 +44,14 @@ class Side:
     """A running platform with the table ``things`` of 100k rows.
 
     Attributes:
+        pid: the root of its processes.
         create: a request that stores one row, as it goes over the wire.
         listing: a request for the newest 20 rows.
         count: returns how many rows are stored.
     """
 
     name: str
+    pid: int
     port: int
     create: bytes
     listing: bytes
@@ -70,15 +73,29 @@ def install(package: str) -> Path:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         (folder / "package.json").write_text("{}")
-        command = [npm, "install", "--no-audit", "--no-fund", "--omit=dev", package]
-        try:
-            subprocess.run(
-                command, cwd=folder, check=True, capture_output=True, timeout=INSTALL_LIMIT_S
-            )
-        except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as exc:
-            raise Missing(f"npm install {package} failed: {exc}") from exc
+        _install_step([npm, "install", "--no-audit", "--no-fund", "--omit=dev", package], folder)
+        sandbox = folder / "node_modules/isolated-vm"
+        if sandbox.exists():
+            _build(Path(npm), sandbox)
         done.touch()
     return folder
+
+
+def _build(npm: Path, addon: Path) -> None:
+    """Compile a native addon against the headers that came with Node."""
+    node = Path(shutil.which("node") or npm).resolve()
+    gyp = npm.resolve().parents[1] / "node_modules/node-gyp/bin/node-gyp.js"
+    headers = f"--nodedir={node.parents[1]}"
+    _install_step([str(node), str(gyp), "rebuild", "--release", headers], addon)
+
+
+def _install_step(command: list[str], folder: Path) -> None:
+    try:
+        subprocess.run(
+            command, cwd=folder, check=True, capture_output=True, timeout=INSTALL_LIMIT_S
+        )
+    except (OSError, subprocess.CalledProcessError, subprocess.TimeoutExpired) as exc:
+        raise Missing(f"{' '.join(command[1:])} failed: {exc}") from exc
 
 
 @contextmanager
@@ -100,7 +117,8 @@ def directus(database_url: str) -> Iterator[Side]:
     }
     run = [str(folder / "node_modules/.bin/directus")]
     _once([*run, "bootstrap"], folder, env)
-    with _running([*run, "start"], folder, env, f"http://127.0.0.1:{port}/server/ping"):
+    ping = f"http://127.0.0.1:{port}/server/ping"
+    with _running([*run, "start"], folder, env, ping) as process:
         token = {"Authorization": f"Bearer {SECRET}"}
         url = f"http://127.0.0.1:{port}"
         httpx.post(
@@ -116,6 +134,7 @@ def directus(database_url: str) -> Iterator[Side]:
         path = "/items/things?limit=20&sort=-created_at,id"
         yield Side(
             "Directus",
+            process.pid,
             port,
             load.request("/items/things", THING, token=SECRET, port=port),
             load.request(path, method="GET", token=SECRET, port=port),
@@ -153,10 +172,11 @@ def parse_server(database_url: str) -> Iterator[Side]:
     arguments += ["--port", str(port), "--databaseURI", database_url, "--logLevel", "error"]
     arguments += ["--allowClientClassCreation", "true"]
     run = [str(folder / "node_modules/.bin/parse-server"), *arguments]
-    with _running(run, folder, {"VERBOSE": "0"}, f"http://127.0.0.1:{port}/parse/health"):
+    ping = f"http://127.0.0.1:{port}/parse/health"
+    with _running(run, folder, {}, ping) as process:
         key = {"X-Parse-Application-Id": "bench"}
         url = f"http://127.0.0.1:{port}/parse/classes/things"
-        httpx.post(url, content=THING, headers=key, timeout=30).raise_for_status()
+        httpx.post(url, json=json.loads(THING), headers=key, timeout=30).raise_for_status()
         _fill(
             database_url,
             'INSERT INTO things ("objectId", "createdAt", "updatedAt", name, amount, status, note)'
@@ -167,6 +187,7 @@ def parse_server(database_url: str) -> Iterator[Side]:
         path = "/parse/classes/things"
         yield Side(
             "Parse",
+            process.pid,
             port,
             load.request(path, THING, headers=key, port=port),
             load.request(f"{path}?limit=20&order=-createdAt", method="GET", headers=key, port=port),
@@ -203,7 +224,9 @@ def _once(command: list[str], folder: Path, env: dict[str, str]) -> None:
 
 
 @contextmanager
-def _running(command: list[str], folder: Path, env: dict[str, str], ping: str) -> Iterator[None]:
+def _running(
+    command: list[str], folder: Path, env: dict[str, str], ping: str
+) -> Iterator[subprocess.Popen[bytes]]:
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     process = subprocess.Popen(command, cwd=folder, env={**os.environ, **env}, **quiet)
     try:
@@ -212,7 +235,7 @@ def _running(command: list[str], folder: Path, env: dict[str, str], ping: str) -
             if process.poll() is not None or time.monotonic() > until:
                 raise Missing(f"{Path(command[0]).name} did not start")
             time.sleep(0.2)
-        yield
+        yield process
     finally:
         process.terminate()
         try:
