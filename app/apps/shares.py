@@ -3,7 +3,7 @@
 A share's token is a bearer secret; only its hash is stored. What a call with it may see is what
 its creator may read of the app's entities when the call starts.
 
-Source: REST contract part 20, sections 3.12 and 8; ADR 0009.
+Source: REST contract part 20, sections 3.12 and 8; ADR 0012.
 """
 
 from __future__ import annotations

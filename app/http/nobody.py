@@ -1,6 +1,6 @@
 """Requests without a token, where an app's manifest lets nobody in.
 
-Source: REST contract part 20, sections 3.12 and 8; ADR 0009.
+Source: REST contract part 20, sections 3.12 and 8; ADR 0012.
 """
 
 from __future__ import annotations

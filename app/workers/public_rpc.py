@@ -37,7 +37,7 @@ def call(
             )
         elif apps_service.rpc_scope(uow.session, app_id, method) != []:
             raise Unauthenticated("authentication required")
-    rpc.check(app_id, method)
+        rpc.check(app_id, method)
     return rpc.call(
         platform,
         ANONYMOUS,
