@@ -23,7 +23,7 @@ from app.data import routes as data_routes
 from app.hooks import routes as hooks_routes
 from app.http import errors, health
 from app.http.api import Api, make_api
-from app.http.views import ACTOR_LOADER, PLATFORM
+from app.http.views import ACTOR_LOADER, ACTOR_RECALLER, PLATFORM
 from app.jobs import routes as jobs_routes
 from app.rbac import routes as rbac_routes
 from app.rbac import service as rbac_service
@@ -79,6 +79,7 @@ def _register_slices(app: Flask, api: Api) -> None:
     api.register_blueprint(agents_routes.blp)
     api.register_blueprint(llm_routes.blp)
     app.extensions[ACTOR_LOADER] = rbac_service.load_actor
+    app.extensions[ACTOR_RECALLER] = rbac_service.recall
 
 
 def _refuse_large_bodies(limit: int) -> Callable[[], Response | None]:

@@ -33,6 +33,8 @@ share_actor = shares.actor_of
 
 log = structlog.get_logger(__name__)
 
+# Condition of an SQL statement: these apps are installed (parameter ``apps``, text[]).
+ALL_INSTALLED = repository.ALL_INSTALLED
 INSTALL = "admin:apps.install"
 CREATE = "platform:apps.create"
 DIRECTORIES = ("apps", "frontends", "uploads")
