@@ -22,10 +22,16 @@ class UnitOfWork:
 
     Services never commit; the edge that opened the unit of work does. Messages are published
     after that commit, and not at all when it fails.
+
+    Attributes:
+        single: there is no open transaction; see ``UnitOfWorkFactory.single``.
     """
 
-    def __init__(self, session: Session, subscriptions: Subscriptions) -> None:
+    def __init__(
+        self, session: Session, subscriptions: Subscriptions, *, single: bool = False
+    ) -> None:
         self.session = session
+        self.single = single
         self._subscriptions = subscriptions
         self._messages: list[Message] = []
         self._callbacks: list[Callable[[], None]] = []
@@ -74,6 +80,17 @@ class UnitOfWorkFactory:
         """
         return self._readers()
 
+    @contextmanager
+    def single(self) -> Iterator[UnitOfWork]:
+        """Open a unit of work for ONE statement, which is a transaction by itself.
+
+        Three round trips fewer. What the statement relies on it has to check itself.
+        """
+        with self._readers() as session:
+            uow = UnitOfWork(session, self._subscriptions, single=True)
+            yield uow
+        uow.committed(self._publisher)
+
     def together(self, work: Callable[[UnitOfWork, Sequence[E]], Sequence[R]], entry: E) -> R:
         """Do work for an entry, and for others that come in meanwhile, in one statement.
 
@@ -91,11 +108,8 @@ class UnitOfWorkFactory:
     def _run(
         self, work: Callable[[UnitOfWork, Sequence[E]], Sequence[R]], batch: Sequence[E]
     ) -> Sequence[R]:
-        with self._readers() as session:
-            uow = UnitOfWork(session, self._subscriptions)
-            results = work(uow, batch)
-        uow.committed(self._publisher)
-        return results
+        with self.single() as uow:
+            return work(uow, batch)
 
     @contextmanager
     def _open(self) -> Iterator[UnitOfWork]:

@@ -23,6 +23,7 @@ class AppData:
 
     Attributes:
         public: actions that need neither token nor permission, by entity.
+        hooked: some hook watches the app.
     """
 
     app_id: str
@@ -30,6 +31,7 @@ class AppData:
     entities: Mapping[str, Entity]
     statements: Mapping[str, Statements]
     public: Mapping[str, frozenset[str]]
+    hooked: bool
 
     def is_public(self, entity: str, action: str) -> bool:
         """Tell whether an action on an entity needs neither token nor permission."""
@@ -37,6 +39,11 @@ class AppData:
 
 
 _cache: dict[str, AppData] = {}
+
+
+def remembered(app_id: str) -> AppData | None:
+    """Return an app's entities as this process last saw them."""
+    return _cache.get(app_id)
 
 
 def load(session: Session, app_id: str, stamp: UUID | None) -> AppData | None:
@@ -50,10 +57,10 @@ def load(session: Session, app_id: str, stamp: UUID | None) -> AppData | None:
     found = repository.contract(session, app_id)
     if found is None:
         return None
-    current, stored, listed = found
+    current, stored, listed, hooked = found
     entities = contract.load(stored)
     statements = {name: Statements(app_id, entity) for name, entity in entities.items()}
     public = {name: frozenset(actions) for name, actions in listed.items()}
-    data = AppData(app_id, current, entities, statements, public)
+    data = AppData(app_id, current, entities, statements, public, hooked)
     _cache[app_id] = data
     return data

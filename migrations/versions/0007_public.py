@@ -14,9 +14,25 @@ depends_on = None
 SCHEMA = "trellis"
 TIME = sa.DateTime(timezone=True)
 
+EXPECT = """
+CREATE FUNCTION trellis.expect_v1(app text, contract uuid, principal uuid, authority uuid)
+RETURNS void LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    PERFORM 1
+    FROM trellis.data_contracts c, trellis.rbac_version v, trellis.users u
+    WHERE c.app_id = app AND c.stamp = contract AND v.version = authority
+      AND u.id = principal AND u.disabled_at IS NULL;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'something remembered does not hold any more' USING ERRCODE = 'TR001';
+    END IF;
+END
+$$
+"""
+
 
 def upgrade() -> None:
-    """Create what the manifest's ``public`` needs."""
+    """Create what the manifest's ``public`` needs, and the check of remembered state."""
+    op.execute(EXPECT)
     op.add_column(
         "data_contracts",
         sa.Column("public", JSONB(), server_default=sa.text("'{}'"), nullable=False),
@@ -64,5 +80,6 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     """Drop it."""
+    op.execute("DROP FUNCTION trellis.expect_v1(text, uuid, uuid, uuid)")
     op.drop_table("public_shares", schema=SCHEMA)
     op.drop_column("data_contracts", "public", schema=SCHEMA)
