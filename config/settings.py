@@ -439,6 +439,12 @@ class HTTPSettings:
         10 * 1024**3,
         "Bytes the stored files of one app may take, and those it has on disk; 0 = any.",
     )
+    public_requests_per_minute: int = setting(
+        "PUBLIC_REQUESTS_PER_MINUTE",
+        natural(),
+        600,
+        "Requests a minute of one client address that come without a token or with a share token; 0 = no limit.",
+    )
     outgoing_networks: tuple[IPv4Network | IPv6Network, ...] = setting(
         "OUTGOING_NETWORKS",
         NetworkList(),
