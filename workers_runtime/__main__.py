@@ -16,7 +16,7 @@ from pathlib import Path
 
 from config.logging import configure_logging
 from config.runtime import RuntimeSettings, load_runtime_settings
-from workers_runtime.confine import die_with_parent
+from workers_runtime.confine import die_with_parent, hide
 from workers_runtime.control import listen
 from workers_runtime.interpreters import InterpreterError
 from workers_runtime.places import choose_places
@@ -34,6 +34,7 @@ def main() -> int:
     if arguments.parent:
         # A signal we catch, not SIGKILL: our own children's groups should go first.
         die_with_parent(arguments.parent, signal.SIGHUP)
+    hide()
     # Files others must read are chmodded explicitly; the umask must not depend on the node's.
     os.umask(0o022)
     try:

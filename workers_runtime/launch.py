@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from workers_runtime.confine import Terms
 from workers_runtime.environments import Command
-from workers_runtime.sandbox import Identity, Sandbox
+from workers_runtime.sandbox import Identity, Reach, Sandbox
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +59,12 @@ class Launcher:
             self._zygote.start()
 
     async def launch(
-        self, command: Command, env: Mapping[str, str], identity: Identity | None, on_exit: OnExit
+        self,
+        command: Command,
+        env: Mapping[str, str],
+        identity: Identity | None,
+        folder: Path,
+        on_exit: OnExit,
     ) -> Launched:
         """Start a process inside the sandbox.
 
@@ -66,23 +72,30 @@ class Launcher:
             command: what to run.
             env: its whole environment.
             identity: user to run as; None = ours.
+            folder: the only folder it may write to.
             on_exit: called on the event loop when it has ended.
 
         Raises:
             OSError: it could not be started.
             subprocess.SubprocessError: the sandbox could not be set up.
         """
+        reach = Reach(command.reads, (folder,))
         if self._zygote is not None and command.forkable:
-            limits = self._sandbox.limits(identity)
+            terms = self._sandbox.terms(identity, reach)
             try:
-                return await self._zygote.fork(command, env, identity, limits, on_exit)
+                return await self._zygote.fork(command, env, identity, terms, on_exit)
             except LaunchError as exc:
                 # It costs memory and time, but no app, to do without a warm parent.
                 log.warning("zygote_failed", extra={"reason": str(exc)})
-        return self._run(command, env, identity, on_exit)
+        options = self._sandbox.spawn_options(identity, reach)
+        return self._run(command, env, options, on_exit)
 
     def _run(
-        self, command: Command, env: Mapping[str, str], identity: Identity | None, on_exit: OnExit
+        self,
+        command: Command,
+        env: Mapping[str, str],
+        options: dict[str, Any],  # Any: Popen's keywords
+        on_exit: OnExit,
     ) -> Launched:
         child = subprocess.Popen(
             command.argv,
@@ -92,7 +105,7 @@ class Launcher:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             bufsize=0,
-            **self._sandbox.spawn_options(identity),
+            **options,
         )
         _watch(child, on_exit)
         stdin, stdout, stderr = (_detach(f) for f in (child.stdin, child.stdout, child.stderr))
@@ -140,7 +153,7 @@ class Zygote:
         command: Command,
         env: Mapping[str, str],
         identity: Identity | None,
-        limits: Mapping[str, int],
+        terms: Terms,
         on_exit: OnExit,
     ) -> Launched:
         """Fork one app process; see ``Launcher.launch``.
@@ -152,7 +165,7 @@ class Zygote:
         await self._wait_ready()
         self._numbers += 1
         number = str(self._numbers)
-        header = _header(number, command, identity, limits)
+        header = _header(number, command, identity, terms)
         future = self._starting[number] = self._loop.create_future()
         self._exits[number] = on_exit
         ours, theirs = _pipes()
@@ -254,7 +267,7 @@ class Zygote:
 
 
 def _header(
-    number: str, command: Command, identity: Identity | None, limits: Mapping[str, int]
+    number: str, command: Command, identity: Identity | None, terms: Terms
 ) -> dict[str, Any]:
     """Return what the warm parent itself may know of a process: nothing secret."""
     return {
@@ -263,7 +276,7 @@ def _header(
         "cwd": str(command.cwd),
         "uid": identity.uid if identity is not None else None,
         "gid": identity.gid if identity is not None else None,
-        "limits": dict(limits),
+        "terms": terms,
     }
 
 

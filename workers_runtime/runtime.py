@@ -107,8 +107,12 @@ class Runtime:
         """Unpack the bundle and install dependencies, both at first use only.
 
         Raises:
-            WorkerFailure: bad_archive, install_failed or runtime.
+            WorkerFailure: bad_archive, install_failed, runtime, or start_failed: the host's
+                sandbox is weaker than the operator asks for.
         """
+        refusal = self.sandbox.refusal()
+        if refusal is not None:
+            raise WorkerFailure(FailureKind.START_FAILED, f"worker did not start: {refusal}")
         identity = self.identity(spec.app_id)
         bundle = self._bundles.find(spec.app_id, spec.sha256)
         if bundle is None:

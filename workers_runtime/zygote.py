@@ -114,8 +114,7 @@ class Zygote:
                 self._confine.become(header["uid"], header["gid"])
             os.umask(0o077)
             os.chdir(header["cwd"])
-            limits = header["limits"]
-            self._confine.restrict(parent, **limits)
+            self._confine.restrict(parent, header["terms"])
             os.environ.clear()  # noqa: TID251  # this process's environment begins here
             os.environ.update(environment)  # noqa: TID251
             _run(header["argv"])
@@ -148,6 +147,7 @@ def main() -> NoReturn:
     """Prepare and serve."""
     confine = load_confine()
     confine.die_with_parent(os.getppid())
+    confine.hide()
     control = socket.socket(fileno=int(sys.argv[1]))
     preload()
     gc.collect()
