@@ -20,6 +20,7 @@ from marshmallow import ValidationError, validate
 from marshmallow import fields as ma
 
 from config.keys import load_or_create_key
+from config.runtime import SANDBOX_FLOORS
 
 
 class ConfigurationError(Exception):
@@ -328,6 +329,12 @@ class WorkerSettings:
     )
     memory_mb: int = setting(
         "WORKER_MEMORY_MB", positive(), 512, "Memory limit of one app process in MiB."
+    )
+    sandbox_floor: str = setting(
+        "WORKER_SANDBOX_FLOOR",
+        ma.Str(validate=validate.OneOf(SANDBOX_FLOORS)),
+        "none",
+        "Weakest sandbox in which a worker runs app code: `none`, `basic`, `isolated` or `strict`.",
     )
     caller_token: bool = setting(
         "WORKER_CALLER_TOKEN",

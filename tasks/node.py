@@ -37,6 +37,7 @@ from tasks.outcomes import command_error, outcome_of
 from tasks.outgoing import Outgoing
 from tasks.sql_sessions import SQLSessions
 from workers_runtime.client import Reply, RuntimeClient, RuntimeHandlers
+from workers_runtime.confine import hide
 from workers_runtime.node_protocol import Operation, Welcome
 from workers_runtime.protocol import (
     AGENT_OPERATIONS,
@@ -331,6 +332,8 @@ class NodeStep(bootsteps.StartStopStep):
     def start(self, worker: Any) -> None:  # Any: Celery's WorkController
         """Start the node."""
         global _current  # noqa: PLW0603 - Celery gives its tasks no other way to the process
+        # Its environment and memory hold every key; app code may run as the same user.
+        hide()
         node = Node(base.platform_of(worker.app), worker.hostname)
         _current = node
         node.start()

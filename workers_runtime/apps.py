@@ -152,6 +152,7 @@ class App:
             in_flight=sum(worker.in_flight for worker in self.workers()),
             processes=self._alive(),
             capabilities=process.capabilities if process is not None else [],
+            sandbox=self._host.sandbox.report() if process is not None else [],
         )
 
     def _alive(self) -> int:

@@ -91,6 +91,12 @@ def die_with_parent(parent_pid: int, signum: int = signal.SIGKILL) -> None:
         os._exit(1)
 
 
+def give_up_new_rights() -> None:
+    """Have programs run from here gain no rights, whatever their files say (Linux only)."""
+    if PRCTL is not None:
+        PRCTL(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+
+
 def hide() -> None:
     """Close this process's memory and environment to others of the same user (Linux only)."""
     if PRCTL is not None:
@@ -117,7 +123,7 @@ def restrict(parent_pid: int, terms: Terms) -> None:
     die_with_parent(parent_pid)
     if PRCTL is None:
         return
-    PRCTL(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    give_up_new_rights()
     if os.geteuid() == 0:
         drop_capabilities()
     PRCTL(PR_SET_DUMPABLE, 0 if terms["hidden"] else 1, 0, 0, 0)

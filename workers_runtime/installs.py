@@ -20,6 +20,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from workers_runtime.interpreters import interpreter_files
+from workers_runtime.orphans import end_orphans
 from workers_runtime.places import Places
 from workers_runtime.protocol import FailureKind, WorkerFailure
 from workers_runtime.sandbox import Identity, Reach, Sandbox, reachable_by_others
@@ -298,10 +299,9 @@ class Installer:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
-            **self._sandbox.install_options(
-                self._identity, self._reach(argv, staging, target)
-            ),
+            **self._sandbox.install_options(self._identity, self._reach(argv, staging, target)),
         )
+        self._sandbox.started.add(process.pid)
         output = _Tail()
         try:
             async with asyncio.timeout(self._timeout_s):
@@ -312,6 +312,9 @@ class Installer:
             code = -1
         finally:
             _kill_group(process.pid)
+            self._sandbox.started.discard(process.pid)
+            user = self._identity.uid if self._identity is not None else None
+            end_orphans(self._sandbox.started, user=user)
         if code != 0:
             text = f"dependency install failed: {output.text()}"
             raise _InstallFailure(FailureKind.INSTALL_FAILED, text)

@@ -14,11 +14,13 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
 from workers_runtime.confine import Terms
 from workers_runtime.environments import Command
+from workers_runtime.orphans import end_orphans
 from workers_runtime.sandbox import Identity, Reach, Sandbox
 
 log = logging.getLogger(__name__)
@@ -55,8 +57,13 @@ class Launcher:
     def warm_up(self, python: Path, env: Mapping[str, str]) -> None:
         """Start the warm parent, to fork apps that run this interpreter (Linux only)."""
         if self._zygote is None and hasattr(os, "pidfd_open") and sys.platform == "linux":
-            self._zygote = Zygote(python, env)
+            self._zygote = Zygote(python, env, self._sandbox.started)
             self._zygote.start()
+
+    def close(self) -> None:
+        """Kill the warm parent, and with it its children."""
+        if self._zygote is not None:
+            self._zygote.close()
 
     async def launch(
         self,
@@ -107,7 +114,14 @@ class Launcher:
             bufsize=0,
             **options,
         )
-        _watch(child, on_exit)
+        self._sandbox.started.add(child.pid)
+
+        def ended(code: int) -> None:
+            self._sandbox.started.discard(child.pid)
+            end_orphans(self._sandbox.started, user=options.get("user"))
+            on_exit(code)
+
+        _watch(child, ended)
         stdin, stdout, stderr = (_detach(f) for f in (child.stdin, child.stdout, child.stderr))
         return Launched(child.pid, stdin, stdout, stderr)
 
@@ -115,8 +129,11 @@ class Launcher:
 class Zygote:
     """The runtime's side of the warm parent; starts it anew when it died."""
 
-    def __init__(self, python: Path, env: Mapping[str, str]) -> None:
+    def __init__(self, python: Path, env: Mapping[str, str], started: set[int]) -> None:
+        """Prepare; ``started`` is ``Sandbox.started``."""
         self._python = python
+        self._started = started
+        self._child: subprocess.Popen[bytes] | None = None
         self._env = dict(env)
         self._loop = asyncio.get_running_loop()
         self._numbers = 0
@@ -146,7 +163,19 @@ class Zygote:
         theirs.close()
         self._control = ours
         self._loop.add_reader(ours, self._take)
-        _watch(child, lambda code: log.info("zygote_ended", extra={"code": code}))
+        self._child = child
+        self._started.add(child.pid)
+        _watch(child, partial(self._ended, child.pid))
+
+    def close(self) -> None:
+        """Kill the parent process."""
+        if self._child is not None and self._child.returncode is None:
+            self._child.kill()
+
+    def _ended(self, pid: int, code: int) -> None:
+        log.info("zygote_ended", extra={"code": code})
+        self._started.discard(pid)
+        end_orphans(self._started)
 
     async def fork(
         self,

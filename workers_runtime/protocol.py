@@ -166,6 +166,7 @@ class AppState:
     Attributes:
         in_flight: calls the app's processes work on.
         processes: live processes, draining and staged ones included.
+        sandbox: protections of its process that are on; empty without one.
     """
 
     TYPE: ClassVar[str] = "state"
@@ -182,6 +183,7 @@ class AppState:
     in_flight: int = 0
     processes: int = 0
     capabilities: list[str] = field(default_factory=list)
+    sandbox: list[str] = field(default_factory=list)
 
 
 # --- messages of app processes ---------------------------------------------------------------

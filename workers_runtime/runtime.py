@@ -41,6 +41,7 @@ from workers_runtime.node_protocol import (
     to_json,
 )
 from workers_runtime.opencalls import OpenCall
+from workers_runtime.orphans import reap_orphans
 from workers_runtime.places import Places
 from workers_runtime.process import AppProcess
 from workers_runtime.protocol import (
@@ -300,6 +301,7 @@ class Runtime:
             for app in self._apps.values():
                 app.stop_idle(self.settings.idle_timeout_s)
             self._forget_ended()
+            reap_orphans(self.sandbox.started)
 
     def _forget_ended(self) -> None:
         """Drop operations whose call ended before the node answered."""

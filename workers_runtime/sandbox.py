@@ -32,21 +32,21 @@ LINUX = sys.platform == "linux"
 SCOPES_SINCE = 6
 
 LEVELS: Mapping[str, tuple[set[str], ...]] = {
-    "strict": (
-        {"uid", "seccomp", "landlock"},
-        {"shared", "seccomp", "landlock", "signal-scope"},
-    ),
-    "isolated": ({"uid"}, {"landlock", "signal-scope"}),
+    "strict": ({"uid", "seccomp", "landlock"}, {"seccomp", "landlock", "signal-scope"}),
+    "isolated": ({"uid"},),
     "basic": ({"no-new-privs"},),
     "none": (set(),),
 }
 """Levels of protection from strong to weak; any of the sets makes the level.
 
-isolated: apps cannot reach each other or the platform. strict: nor much of the kernel.
+isolated: apps reach neither each other nor the platform. strict: nor other files and much of
+the kernel. Without users of their own nothing less than all of it isolates them.
 """
 
-SYSTEM_READS = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/nix/store", "/proc", "/sys")
-SYSTEM_READS += ("/run/systemd/resolve", "/run/resolvconf")
+SYSTEM_READS = (
+    *("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/nix/store", "/proc", "/sys"),
+    *("/run/systemd/resolve", "/run/resolvconf"),
+)
 SHARED_ETC = tuple(
     f"/etc/{name}"
     for name in (
@@ -83,11 +83,17 @@ class Reach:
 
 
 class Sandbox:
-    """Protections of the app processes of one runtime."""
+    """Protections of the app processes of one runtime.
+
+    Attributes:
+        drops_uid: each app has a user of its own.
+        started: processes this runtime started and waits for, to tell orphans from them.
+    """
 
     def __init__(self, settings: RuntimeSettings) -> None:
         """Find out what the host allows; blocking."""
         self._settings = settings
+        self.started: set[int] = set()
         self.drops_uid = _can_change_user(settings)
         self._landlock = confine.landlock_version()
         program = filter_program(shared_user=not self.drops_uid) if LINUX else None
@@ -116,7 +122,7 @@ class Sandbox:
     @property
     def level(self) -> str:
         """Strongest of ``LEVELS`` whose protections are all on."""
-        on = {*self.report(), "uid" if self.drops_uid else "shared"}
+        on = set(self.report())
         return next(level for level, choices in LEVELS.items() if any(on >= c for c in choices))
 
     def refusal(self) -> str | None:
@@ -144,7 +150,7 @@ class Sandbox:
     def _terms(self, reach: Reach | None, seccomp: str) -> Terms:
         shared = not self.drops_uid
         system = SYSTEM_READS + (SHARED_ETC if shared else ("/etc",))
-        devices = SYSTEM_WRITES + (() if shared else ("/dev/shm",))
+        devices = SYSTEM_WRITES + (() if shared else ("/dev/shm",))  # noqa: S108  # closed to other users by its sticky bit
         return Terms(
             memory=self._settings.memory_mb * 1024 * 1024,
             files=1024,
@@ -172,7 +178,7 @@ class Sandbox:
     ) -> dict[str, Any]:  # Any: as above
         """Return the keywords for a dependency install: as an app, but with room to build."""
         terms = self.terms(identity, reach)
-        terms.update(memory=INSTALL_MEMORY, files=4096, processes=0)
+        terms["memory"], terms["files"], terms["processes"] = INSTALL_MEMORY, 4096, 0
         return _options(identity, terms) | {"umask": 0o022}
 
 
