@@ -63,6 +63,7 @@ class Zygote:
 
     def serve(self) -> NoReturn:
         """Serve until the runtime is gone; the children die with this process."""
+        self._send({"ready": True})
         self._poll.register(self._control, select.POLLIN)
         while True:
             ready = self._poll.poll(REAP_INTERVAL_MS)
@@ -165,7 +166,6 @@ def main() -> NoReturn:
     gc.disable()
     # Collections in a child would otherwise copy every page that holds an object's header.
     gc.freeze()
-    control.send(b'{"ready": true}')
     Zygote(control, confine, orphans).serve()
 
 
