@@ -19,6 +19,7 @@ from uuid import UUID
 
 import structlog
 from celery import bootsteps
+from celery.worker.state import maybe_shutdown
 from redis import Redis
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -116,7 +117,8 @@ class Node:
     def start(self) -> None:
         """Start the runtime and take part in the cluster."""
         self.outgoing.start()
-        self.client.start(RUNTIME_TIMEOUT_S)
+        # A worker told to stop must not wait for a runtime that cannot start.
+        self.client.start(RUNTIME_TIMEOUT_S, meanwhile=maybe_shutdown)
         self.homes.start()
         self._heartbeat.start()
         log.info("node_started", node=self.node, runtime_pid=self.client.pid)
