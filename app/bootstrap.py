@@ -50,7 +50,7 @@ def bootstrap(settings: Settings, publisher: Publisher, *, process: str) -> Plat
         uow=UnitOfWorkFactory(engine, publisher, subscriptions()),
         publisher=publisher,
         redis=redis,
-        cipher=Cipher(settings.auth.master_key),
+        cipher=Cipher(settings.auth.master_key, settings.auth.previous_master_keys),
         replies=Replies(settings.redis.url, settings.redis.timeout.total_seconds()),
     )
 

@@ -22,6 +22,8 @@ from marshmallow import fields as ma
 from config.keys import load_or_create_key
 from config.runtime import SANDBOX_FLOORS
 
+MASTER_KEY = re.compile(r"[0-9a-fA-F]{64}\Z")
+
 
 class ConfigurationError(Exception):
     """A setting is missing or malformed; the text names the variable."""
@@ -68,6 +70,18 @@ class CommaList(ma.Str):
     ) -> Any:  # Any: marshmallow's signature
         text = str(super()._deserialize(value, attr, data, **kwargs))
         return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+class KeyList(CommaList):
+    """Comma-separated keys of the vault."""
+
+    def _deserialize(
+        self, value: Any, attr: str | None, data: Any, **kwargs: Any
+    ) -> Any:  # Any: marshmallow's signature
+        keys = super()._deserialize(value, attr, data, **kwargs)
+        if not all(MASTER_KEY.fullmatch(key) for key in keys):
+            raise ValidationError("must be keys of 64 hex digits")
+        return keys
 
 
 class NetworkList(CommaList):
@@ -193,9 +207,15 @@ class AuthSettings:
     )
     master_key: str = setting(
         "MASTER_KEY",
-        ma.Str(validate=validate.Regexp(r"[0-9a-fA-F]{64}\Z", error="must be 64 hex digits")),
+        ma.Str(validate=validate.Regexp(MASTER_KEY, error="must be 64 hex digits")),
         "",
         "Key of the secret vault, 64 hex digits. Generated once in the data directory when not given; several hosts must set it.",
+    )
+    previous_master_keys: tuple[str, ...] = setting(
+        "MASTER_KEYS_PREVIOUS",
+        KeyList(),
+        (),
+        "Further keys that may still decrypt secrets, comma-separated, until `trellis secrets rotate` has run.",
     )
     access_ttl: timedelta = setting(
         "ACCESS_TOKEN_TTL",
