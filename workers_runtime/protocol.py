@@ -199,6 +199,7 @@ OPERATION_RESULTS: Mapping[str, str] = {
     "storage_upload": "storage_upload_url",
     "job_enqueue": "job_enqueue_result",
     "job_extend": "job_extend_result",
+    "job_progress": "job_progress_result",
 }
 """Operation -> type of its answer; both carry the operation's ``id``."""
 
