@@ -1,4 +1,4 @@
-"""Authenticated encryption of secrets at rest."""
+"""Secrets at rest: authenticated encryption, digests of tokens."""
 
 from __future__ import annotations
 
@@ -72,6 +72,11 @@ def key_id(master_key: str) -> str:
     """Return the name of a key: a hash of it, long enough to tell keys apart."""
     digest = hashlib.sha256(b"trellis key id\0" + bytes.fromhex(master_key))
     return digest.hexdigest()[:KEY_ID_CHARS]
+
+
+def digest(token: str) -> bytes:
+    """Return what is stored of a random token: its SHA-256 (32 bytes), which gives nothing away."""
+    return hashlib.sha256(token.encode()).digest()
 
 
 def _place(scope: str, name: str) -> bytes:

@@ -94,6 +94,16 @@ def test_who_may_install(admin):
     assert error(maker.post("/apps", {"appId": "billing", "name": "x"})) == refused
     assert error(maker.delete("/apps/crm")) == refused
     assert admin.get("/permissions/" + maker.user_id).json["roles"] == ["app:crm:admin", "maker"]
+    # Somebody else's app can be neither read nor replaced, not even the one that was one's own.
+    admin.post("/roles/assign", {"userId": other.user_id, "role": "maker"})
+    assert error(other.get(CONTACTS)) == (403, "missing permission: app:crm:contacts.read")
+    assert error(other.post("/apps", MANIFEST)) == refused
+    assert admin.delete("/apps/crm").status_code == 200
+    assert other.post("/apps", MANIFEST).status_code == 200
+    assert other.get(CONTACTS).json == []
+    assert error(maker.get(CONTACTS)) == (403, "missing permission: app:crm:contacts.read")
+    assert error(maker.post("/apps", MANIFEST)) == refused
+    assert admin.get("/permissions/" + maker.user_id).json["roles"] == ["maker"]
 
 
 def test_the_first_installer_becomes_administrator(client, platform):
