@@ -37,6 +37,7 @@ class Actor:
         user_id: None for anonymous work.
         delegator_id: on whose authority an agent acts.
         app_scope: the app a caller token is limited to.
+        hook_depth: how many hooks in a row led to this work.
     """
 
     user_id: UUID | None
@@ -46,6 +47,7 @@ class Actor:
     source: Source = Source.API
     delegator_id: UUID | None = None
     app_scope: str | None = None
+    hook_depth: int = 0
 
     @property
     def is_admin(self) -> bool:

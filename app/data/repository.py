@@ -17,7 +17,8 @@ from app.data.models import DataContract
 # than Postgres does.
 SETTINGS = """
 set_config('statement_timeout', %s, true), set_config('trellis.user_id', %s, true),
-set_config('trellis.delegator_id', %s, true), set_config('trellis.source', %s, true)
+set_config('trellis.delegator_id', %s, true), set_config('trellis.source', %s, true),
+set_config('trellis.hook_depth', %s, true)
 """
 SET_CONTEXT = "SELECT " + SETTINGS
 OPEN = (
@@ -49,14 +50,15 @@ def mark_hooked(session: Session, app_id: str, *, hooked: bool) -> None:
 
 
 def context(actor: Actor | None, timeout_ms: int) -> list[str]:
-    """Return the values of ``SETTINGS``, which the audit trigger reads."""
+    """Return the values of ``SETTINGS``, which the triggers read."""
     if actor is None:
-        return [str(timeout_ms), "", "", ""]
+        return [str(timeout_ms), "", "", "", ""]
     return [
         str(timeout_ms),
         str(actor.user_id or ""),
         str(actor.delegator_id or ""),
         actor.source.value,
+        str(actor.hook_depth or ""),
     ]
 
 
