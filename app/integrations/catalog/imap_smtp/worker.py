@@ -8,7 +8,7 @@ import smtplib
 import socket
 import ssl
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import mail
@@ -55,23 +55,31 @@ def mailbox(credentials: JSONObject) -> Iterator[imaplib.IMAP4]:
     Raises:
         ServiceError: the login is refused, or the server cannot be reached.
     """
-    with failures("IMAP"):
-        host, port = credentials["imapHost"], int(credentials.get("imapPort") or IMAPS_PORT)
-        server: imaplib.IMAP4
-        if port == IMAPS_PORT:
-            server = imaplib.IMAP4_SSL(host, port, ssl_context=tls(credentials), timeout=TIMEOUT_S)
-        else:
-            server = imaplib.IMAP4(host, port, timeout=TIMEOUT_S)
-        with server:
-            if port != IMAPS_PORT:
-                server.starttls(tls(credentials))
-            try:
-                server.login(credentials["username"], credentials["password"])
-            except imaplib.IMAP4.error as exc:
-                if isinstance(exc, imaplib.IMAP4.abort):
-                    raise
-                raise ServiceError(REJECTED, "the IMAP server refused the login") from None
-            yield server
+    with failures("IMAP"), open_imap(credentials) as server:
+        try:
+            server.login(credentials["username"], credentials["password"])
+        except imaplib.IMAP4.abort:
+            raise
+        except imaplib.IMAP4.error:
+            raise ServiceError(REJECTED, "the IMAP server refused the login") from None
+        yield server
+
+
+def open_imap(credentials: JSONObject) -> imaplib.IMAP4:
+    """Return a connection that nobody can listen to."""
+    host, port = credentials["imapHost"], int(credentials.get("imapPort") or IMAPS_PORT)
+    context = tls(credentials)
+    if port == IMAPS_PORT:
+        return imaplib.IMAP4_SSL(host, port, ssl_context=context, timeout=TIMEOUT_S)
+    server = imaplib.IMAP4(host, port, timeout=TIMEOUT_S)
+    try:
+        server.starttls(context)
+    except BaseException:
+        # Saying goodbye over a broken connection would hide what went wrong.
+        with suppress(OSError):
+            server.shutdown()
+        raise
+    return server
 
 
 @contextmanager
@@ -265,20 +273,24 @@ def smtp(credentials: JSONObject) -> Iterator[smtplib.SMTP]:
     Raises:
         ServiceError: the login or the message is refused, or the server cannot be reached.
     """
+    with failures("SMTP"), open_smtp(credentials) as server:
+        server.login(credentials["username"], credentials["password"])
+        yield server
+
+
+def open_smtp(credentials: JSONObject) -> smtplib.SMTP:
+    """Return a connection that nobody can listen to."""
     host, port = credentials["smtpHost"], int(credentials.get("smtpPort") or 587)
-    name = socket.gethostname()
-    with failures("SMTP"):
-        context = tls(credentials)
-        server: smtplib.SMTP
-        if port == SMTPS_PORT:
-            server = smtplib.SMTP_SSL(host, port, name, timeout=TIMEOUT_S, context=context)
-        else:
-            server = smtplib.SMTP(host, port, name, timeout=TIMEOUT_S)
-        with server:
-            if port != SMTPS_PORT:
-                server.starttls(context=context)
-            server.login(credentials["username"], credentials["password"])
-            yield server
+    name, context = socket.gethostname(), tls(credentials)
+    if port == SMTPS_PORT:
+        return smtplib.SMTP_SSL(host, port, name, timeout=TIMEOUT_S, context=context)
+    server = smtplib.SMTP(host, port, name, timeout=TIMEOUT_S)
+    try:
+        server.starttls(context=context)
+    except BaseException:
+        server.close()
+        raise
+    return server
 
 
 def keep_copy(credentials: JSONObject, message: bytes) -> None:
