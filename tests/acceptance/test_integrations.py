@@ -8,39 +8,7 @@ import pytest
 from tests.fakes import notion as notion_fake
 from tests.fakes.mail_servers import PASSWORD, running_mailbox
 from tests.fakes.rest import serving
-
-
-class Caller:
-    """Runs actions of one integration as one user."""
-
-    def __init__(self, client, integration):
-        self.client = client
-        self.path = f"/integrations/{integration}"
-
-    def raw(self, action, given=None, **kwargs):
-        return self.client.post(f"{self.path}/actions/{action}", json=given or {}, **kwargs)
-
-    def ok(self, action, given=None, **kwargs):
-        answer = self.raw(action, given, **kwargs)
-        assert answer.status_code == 200, answer.text
-        assert answer.json()["ok"] is True, answer.text
-        return answer.json()["data"]
-
-    def fails(self, action, given=None, **kwargs):
-        answer = self.raw(action, given, **kwargs)
-        assert answer.status_code == 200, answer.text
-        assert answer.json()["ok"] is False, answer.text
-        return answer.json()["error"]
-
-
-def deploy(platform, integration, **config):
-    answer = platform.admin.post(f"/integrations/catalog/{integration}/deploy")
-    assert answer.status_code == 200, answer.text
-    assert answer.json()["message"] == f"integration '{integration}' is deployed"
-    if config:
-        saved = platform.admin.put(f"/integrations/{integration}/config", json=config)
-        assert saved.json() == {"message": "configuration saved"}, saved.text
-    return answer.json()["webhookToken"]
+from tests.support.integrations import Caller, deploy
 
 
 def logs_of(platform):
@@ -58,7 +26,7 @@ def mailbox(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def mail(shared_platform, mailbox):
-    deploy(shared_platform, "imap_smtp")
+    deploy(shared_platform.admin, "imap_smtp")
     caller = Caller(shared_platform.admin, "imap_smtp")
     assert caller.raw("get_folders").json() == {"error": "not connected to 'imap_smtp'"}
     start = shared_platform.admin.post("/integrations/imap_smtp/auth/start").json()
@@ -181,10 +149,12 @@ def workspace():
 
 @pytest.fixture(scope="module")
 def notion(shared_platform, workspace):
-    token = deploy(shared_platform, "notion")
+    token = deploy(shared_platform.admin, "notion")
     caller = Caller(shared_platform.admin, "notion")
     assert caller.raw("search").json() == {"error": "integration 'notion' is not configured"}
-    again = deploy(shared_platform, "notion", apiToken=notion_fake.TOKEN, apiBaseUrl=workspace.url)
+    again = deploy(
+        shared_platform.admin, "notion", apiToken=notion_fake.TOKEN, apiBaseUrl=workspace.url
+    )
     assert token == again
     return caller
 

@@ -1,11 +1,14 @@
 """Integrations as far as the API answers by itself: no worker is needed."""
 
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy import text
 
-from app.bootstrap import first_boot
+from app.core.ids import agent_user_id
+from app.integrations import connections
+from app.rbac import service as rbac_service
+from tests.support.agents import install_agent
 from tests.support.api import error
 
 MANIFEST = {
@@ -294,18 +297,27 @@ def test_bindings_choose_and_guard(books, user):
 
 
 def test_a_connection_is_lent_to_an_agent(books, user, platform):
-    first_boot(platform)  # installs the assistant
+    agent = install_agent(platform, books, {"appId": "helper", "name": "Helper"})
     path = "/integrations/books/auth/delegate"
-    body = {"agent_app_id": "assistant"}
+    body = {"agent_app_id": agent}
     assert error(user.post(path, body)) == (403, "administrator permission required")
     assert error(books.post(path, body)) == (400, "connect this integration first")
-    connect(books)
+    lent = connect(books)
     for _ in range(2):
         assert books.post(path, body).json == {"message": "delegated"}
-    assert error(books.post(path, {"agent_app_id": "books"})) == (
-        404,
-        "app 'books' has no agent",
-    )
+    no_agent = books.post(path, {"agent_app_id": "books"})
+    assert error(no_agent) == (404, "app 'books' has no agent")
+    configure(books, apiToken="t")
+    with platform.uow.reading() as session:
+        actor = rbac_service.load_actor(session, UUID(user.user_id))
+        found = connections.resolve(session, actor, "books", agent_user_id=agent_user_id(agent))
+        assert str(found.id) == lent
+        assert connections.resolve(session, actor, "books") is None
+    assert books.delete(f"/integrations/books/connections/{lent}").status_code == 200
+    with platform.uow.reading() as session:
+        assert (
+            connections.resolve(session, actor, "books", agent_user_id=agent_user_id(agent)) is None
+        )
 
 
 def test_what_goes_takes_its_secrets_along(books, user, platform):

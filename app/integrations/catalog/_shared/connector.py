@@ -105,6 +105,7 @@ class Api:
         base: address of the service.
         headers: sent with every request.
         explain: finds the service's own words in an error body.
+        classify: gives the code for a status and an error body where ``code_of`` is too coarse.
     """
 
     def __init__(
@@ -112,10 +113,14 @@ class Api:
         base: str,
         headers: Mapping[str, str],
         explain: Callable[[Any], str | None] = lambda _body: None,  # Any: a JSON value
+        classify: Callable[[int, Any], str] = lambda status, _body: code_of(
+            status
+        ),  # Any: as above
     ) -> None:
         self._base = base.rstrip("/")
         self._headers = dict(headers)
         self._explain = explain
+        self._classify = classify
         self._ends_at = time.monotonic() + BUDGET_S
 
     def get(self, path: str, query: Mapping[str, Any] | None = None) -> Any:  # Any: a JSON value
@@ -192,7 +197,8 @@ class Api:
             body = None
         text = self._explain(body) or f"the service answered {exc.code}"
         retry_after = _moment(exc.headers.get("Retry-After"))
-        return ServiceError(code_of(exc.code), text, status=exc.code, retry_after=retry_after)
+        code = self._classify(exc.code, body)
+        return ServiceError(code, text, status=exc.code, retry_after=retry_after)
 
 
 def code_of(status: int) -> str:
