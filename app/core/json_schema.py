@@ -5,6 +5,7 @@ Texts name the place and the rule and never repeat the value: it may be a passwo
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -52,8 +53,9 @@ def violation(schema: JSONObject, value: Any) -> tuple[str, str] | None:  # Any:
     # An empty registry: the library would otherwise fetch a remote ``$ref`` from any address.
     validator = Draft202012Validator(schema, registry=Registry())
     try:
+        Draft202012Validator.check_schema(schema)
         error = best_match(validator.iter_errors(value))
-    except (Unresolvable, SchemaError, TypeError, ValueError, KeyError, AttributeError):
+    except (SchemaError, Unresolvable, re.error):
         return "$", "the schema it must fit is not valid"
     return None if error is None else (error.json_path, _reason(error))
 

@@ -33,6 +33,14 @@ JSON = Any  # Any: a JSON value
 
 
 @dataclass(frozen=True, slots=True)
+class Used:
+    """The connection an action uses."""
+
+    id: UUID
+    config_id: UUID | None
+
+
+@dataclass(frozen=True, slots=True)
 class Prepared:
     """An action that may run.
 
@@ -44,7 +52,7 @@ class Prepared:
     integration: Integration
     action_id: str
     given: JSON
-    connection: IntegrationConnection | None
+    connection: Used | None
 
 
 def execute(
@@ -109,7 +117,8 @@ def _prepare(
             raise Invalid(f"integration '{integration_id}' is not configured")
         if integration.needs_connection(action) and not _usable(found):
             raise Conflict(f"not connected to '{integration_id}'")
-    return Prepared(integration, action_id, filled, found)
+        used = None if found is None else Used(found.id, found.config_id)
+    return Prepared(integration, action_id, filled, used)
 
 
 def _usable(found: IntegrationConnection | None) -> bool:
@@ -185,7 +194,7 @@ def _failure(code: str, message: str) -> JSON:
     return {"ok": False, "error": {"code": code, "message": message}}
 
 
-def _bury(platform: Platform, connection: IntegrationConnection | None, reason: str) -> None:
+def _bury(platform: Platform, connection: Used | None, reason: str) -> None:
     if connection is not None:
         with platform.uow() as uow:
             tokens.mark_dead(uow, connection.id, reason)

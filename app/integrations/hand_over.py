@@ -33,6 +33,7 @@ AUTH_START: Final = "__auth_start"
 AUTH_CALLBACK: Final = "__auth_callback"
 WEBHOOK: Final = "__webhook"
 BIND: Final = "__bind"
+HOOKS: Final = frozenset({ACTION, AUTH_START, AUTH_CALLBACK, WEBHOOK, BIND})
 SEALED_ANSWERS: Final = frozenset({AUTH_CALLBACK, BIND})
 ANSWER_MARGIN_S: Final = 5.0
 
@@ -127,8 +128,8 @@ def _here(
 
 
 def is_hook(method: str) -> bool:
-    """Tell whether a method is one of those that only the platform calls."""
-    return method.startswith("__")
+    """Tell whether a method is one of those that the platform calls in integrations."""
+    return method in HOOKS
 
 
 def fill(

@@ -235,7 +235,7 @@ def call_webhook(
 
 
 def is_hook(method: str) -> bool:
-    """Tell whether only the platform calls a method of this name."""
+    """Tell whether a method is one of those that the platform calls in integrations."""
     return hand_over.is_hook(method)
 
 
