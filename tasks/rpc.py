@@ -23,7 +23,7 @@ from app.integrations import service as integrations_service
 from app.rbac import service as rbac_service
 from app.workers.host import CallOutcome, OutcomeKind
 from app.workers.messages import CallRPC
-from app.workers.rpc import NO_ACCOUNT, NO_APP, NO_PERMISSION, Call
+from app.workers.rpc import NO_ACCOUNT, NO_APP, NO_KEY, NO_PERMISSION, Call
 from tasks.base import task
 from tasks.node import Node, current_node
 from workers_runtime.protocol import CallKind
@@ -109,11 +109,11 @@ def _actors(session: Session, entries: list[Call]) -> Actors:
 
 def _refusal(entry: Call, actor: Actor | None) -> Refusal | None:
     """Return kind and text of the answer to a caller who may not make a call."""
-    if not entry.user_id and not entry.key:
+    if not entry.user_id and entry.key == NO_KEY:
         return None
     if actor is None:
         return NO_ACCOUNT, INVALID
-    if not entry.key or actor.can(entry.key):
+    if entry.key == NO_KEY or actor.can(entry.key):
         return None
     return NO_PERMISSION, missing_permission(entry.key).message
 

@@ -4,7 +4,7 @@ A call travels to its node as ids. The node replaces them by the configuration a
 they name right before the app process gets the call (``fill``). What may be secret but lies in no
 row is sealed with the vault's key: one-time codes on the way out, new credentials on the way back.
 
-Source: REST contract part 40, section 5.1; ADR 0009.
+Source: REST contract part 40, section 5.1; ADR 0013.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 The right to refresh is a lease on the connection's row, not a lock: nobody holds a transaction
 or a database connection while the authorization server thinks.
 
-Source: REST contract part 40, section 5.7 (Refresh); ADR 0009.
+Source: REST contract part 40, section 5.7 (Refresh); ADR 0013.
 """
 
 from __future__ import annotations

@@ -220,6 +220,20 @@ def test_notion_pages_and_entries(notion, workspace):
     assert notion.fails("create_entry", wrong)["message"] == "there is no property 'Nope'"
 
 
+def test_webhooks_reach_the_worker(notion, shared_platform):
+    admin = shared_platform.admin
+    listed = admin.get("/apps/notion/webhooks").json()
+    hook = next(entry for entry in listed if entry["name"] == "page_created")
+    with shared_platform.stack.client() as outside:
+        body = {"type": "page.created", "entity": {"id": "p"}}
+        named = outside.post(f"/hooks/{hook['token']}", json=body)
+        assert (named.status_code, named.json()) == (200, {"event": "page.created", "data": body})
+        own = admin.post("/integrations/catalog/notion/deploy").json()["webhookToken"]
+        plain = outside.post(f"/hooks/{own}", content=b"verification")
+        assert (plain.status_code, plain.json()) == (200, {"skipped": True})
+        assert outside.post(f"/hooks/{own}x", json=body).json() == {"error": "unknown webhook"}
+
+
 def test_notion_failures(notion, workspace, shared_platform):
     assert notion.fails("get_page", {"pageId": "gone"})["code"] == "NOT_FOUND"
     workspace.take()
