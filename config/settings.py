@@ -451,6 +451,12 @@ class HTTPSettings:
         "http://localhost:9100",
         "External base URL of the platform.",
     )
+    oauth_callback_url: str = setting(
+        "OAUTH_CALLBACK_URL",
+        ma.Url(require_tld=False, schemes={"http", "https"}),
+        "",
+        "Where services send browsers back to after a login of an integration; `PUBLIC_URL` plus `/api/v1/integrations/auth/callback` when not given.",
+    )
     cors_origins: tuple[str, ...] = setting(
         "CORS_ORIGINS", CommaList(), (), "Further allowed origins, comma-separated."
     )
