@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from app.agents.control import RunFailed
 from app.agents.runs import Run
 from app.core.actor import Actor, Kind, Source
+from app.core.errors import missing_permission
 from app.core.permissions import Permissions
 from app.rbac import service as rbac_service
 
@@ -33,6 +34,11 @@ class Authority:
     scope: Permissions
     agent: Permissions
     invoker: Actor
+
+    def require_tool(self, key: str) -> None:
+        """Raise ``Forbidden`` unless the agent may use a tool at all."""
+        if not self.agent.match(key):
+            raise missing_permission(key)
 
     def actor(self, app_id: str) -> Actor:
         """Return who touches data: the agent, on the invoker's authority."""

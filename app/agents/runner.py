@@ -296,6 +296,11 @@ class Runner:
             response = self._work(child, active.control, self._stream(child, active.stream), active)
         except RunFailed as exc:
             raise Failed(str(exc)) from exc
+        except NotHolding as exc:
+            # Its agent was deleted, unless the run that asked is lost as well.
+            with self._platform.uow() as uow:
+                active.hold(uow)
+            raise Failed(runs.CANCELLED) from exc
         except Waiting:
             with self._platform.uow() as uow:
                 active.hold(uow)

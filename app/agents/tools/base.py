@@ -11,10 +11,11 @@ from typing import Any
 
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
+from referencing import Registry
 
 from app.agents.providers.base import ToolSpec
 from app.core.actor import Actor
-from app.core.errors import Forbidden, Invalid
+from app.core.errors import Failed, Forbidden, Invalid
 from app.core.permissions import Permissions
 from app.core.platform import Platform
 from app.workers.service import WorkerHost
@@ -105,8 +106,15 @@ def check_schema(schema: JSONObject, value: Any, label: str) -> None:  # Any: a 
 
     Raises:
         Invalid: the text names the place and the rule.
+        Failed: the schema itself is broken.
     """
-    error = best_match(Draft202012Validator(schema).iter_errors(value))
+    # With an empty registry no ``$ref`` makes the library fetch an address that an app names.
+    validator = Draft202012Validator(schema, registry=Registry())
+    try:
+        error = best_match(validator.iter_errors(value))
+    except Exception as exc:
+        # Unknown types, bad patterns, endless references: the library has no common error.
+        raise Failed(f"{label}: the schema it must fit is not valid") from exc
     if error is not None:
         place = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in error.absolute_path)
         raise Invalid(f"{label}{place}: {error.message[:500]}")
