@@ -67,6 +67,12 @@ def cancelled_among(session: Session, run_ids: Collection[UUID]) -> set[UUID]:
     return set(session.scalars(query))
 
 
+def ended_among(session: Session, run_ids: Collection[UUID]) -> set[UUID]:
+    """Return those runs that have ended or are gone."""
+    going = select(AgentRun.id).where(AgentRun.id.in_(run_ids), AgentRun.state.in_(ACTIVE))
+    return set(run_ids) - set(session.scalars(going))
+
+
 def last_event(session: Session, run_id: UUID) -> int:
     """Return the number of the newest stored event, 0 without one."""
     query = select(func.coalesce(func.max(AgentEvent.seq), 0)).where(AgentEvent.run_id == run_id)
