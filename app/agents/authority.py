@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from app.agents.control import RunFailed
 from app.agents.runs import Run
+from app.agents.tools.base import Tool
 from app.core.actor import Actor, Kind, Source
 from app.core.errors import missing_permission
 from app.core.permissions import Permissions
@@ -35,10 +36,14 @@ class Authority:
     agent: Permissions
     invoker: Actor
 
-    def require_tool(self, key: str) -> None:
-        """Raise ``Forbidden`` unless the agent may use a tool at all."""
-        if not self.agent.match(key):
-            raise missing_permission(key)
+    def may_use(self, tool: Tool) -> bool:
+        """Tell whether the agent, and for foreign tools the invoker too, may use a tool at all."""
+        return self.agent.match(tool.key) and (not tool.foreign or self.scope.match(tool.key))
+
+    def require(self, tool: Tool) -> None:
+        """Raise ``Forbidden`` unless a tool may be used at all."""
+        if not self.may_use(tool):
+            raise missing_permission(tool.key)
 
     def actor(self, app_id: str) -> Actor:
         """Return who touches data: the agent, on the invoker's authority."""

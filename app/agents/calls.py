@@ -175,7 +175,7 @@ def _problem(
     if asked.given is None:
         return NOT_JSON
     try:
-        active.authority.require_tool(tool.key)
+        active.authority.require(tool)
         arguments = tool.validate(asked.given)
         tool.check(active.context(invoke_agent(asked.call_id)), arguments)
     except AppError as exc:

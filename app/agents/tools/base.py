@@ -5,6 +5,7 @@ Source: REST contract part 40, section 3.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -66,6 +67,7 @@ class Tool:
         run: does the work; returns a JSON value.
         read_only: whether an interrupted call may simply be made again.
         with_entities: whether the description lists the app's entities.
+        foreign: of an MCP server: the invoker needs the permission to use it as well.
     """
 
     name: str
@@ -75,11 +77,12 @@ class Tool:
     check: Callable[[ToolContext, JSONObject], None] = field(default=lambda _context, _args: None)
     read_only: bool = False
     with_entities: bool = False
+    foreign: bool = False
 
     @property
     def key(self) -> str:
         """The permission to use this tool at all."""
-        return f"tool:{self.name}"
+        return tool_key(self.name)
 
     @property
     def schema(self) -> JSONObject:
@@ -99,6 +102,11 @@ class Tool:
         check_schema(self.schema, arguments, "args")
         checked: JSONObject = arguments
         return checked
+
+
+def tool_key(name: str) -> str:
+    """Return the permission to use a tool; keys have no upper case and no ``-``."""
+    return "tool:" + re.sub(r"[^a-z0-9_]", "_", name.lower())
 
 
 def check_schema(schema: JSONObject, value: Any, label: str) -> None:  # Any: a JSON value
