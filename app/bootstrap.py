@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from redis import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
@@ -9,7 +11,14 @@ from redis.retry import Retry
 from app.agents import service as agents_service
 from app.agents.events import AgentRegistered
 from app.apps.events import AppInstalled, AppUninstalled
-from app.auth.events import UserCreated, UserDeleted, UserDeleting
+from app.auth.events import (
+    RolesConferred,
+    RolesOffered,
+    UserCreated,
+    UserDeleted,
+    UserDeleting,
+)
+from app.auth.oidc import providers as oidc_providers
 from app.core.crypto import Cipher
 from app.core.db import make_engine
 from app.core.events import Subscriptions
@@ -22,9 +31,11 @@ from app.crons import service as crons_service
 from app.crons.events import CronCreated, CronDeleted
 from app.data.events import WatchedRecordsChanged
 from app.hooks import service as hooks_service
+from app.hooks import webhooks
 from app.jobs import service as jobs_service
 from app.jobs.turns import TurnPublisher, Turns
 from app.rbac import service as rbac_service
+from app.rbac import subscribers as rbac_subscribers
 from app.secrets import service as secrets_service
 from app.secrets.events import PlatformSecretChanged
 from app.workers import service as workers_service
@@ -44,33 +55,37 @@ def bootstrap(settings: Settings, publisher: Publisher, *, process: str) -> Plat
     redis = make_redis(settings)
     turns = Turns(redis, per_app=settings.jobs.turns_per_app)
     publisher = TurnPublisher(publisher, turns)
+    cipher = Cipher(settings.auth.master_key)
     return Platform(
         settings=settings,
         engine=engine,
-        uow=UnitOfWorkFactory(engine, publisher, subscriptions()),
+        uow=UnitOfWorkFactory(engine, publisher, subscriptions(cipher)),
         publisher=publisher,
         redis=redis,
-        cipher=Cipher(settings.auth.master_key),
+        cipher=cipher,
         replies=Replies(settings.redis.url, settings.redis.timeout.total_seconds()),
     )
 
 
 def first_boot(platform: Platform) -> None:
-    """Put in place what every installation has: built-in roles and keys, the assistant.
+    """Put in place what an installation starts with: roles, keys, a provider, the assistant.
 
     Idempotent, and safe in several processes at once; every web process does it at its start.
     """
     with platform.uow() as uow:
         lock(uow.session, AdvisoryLock.FIRST_BOOT)
         rbac_service.ensure_builtin(uow)
+        oidc_providers.ensure_default(uow, platform.cipher, platform.settings.oidc)
         agents_service.seed_assistant(uow)
 
 
-def subscriptions() -> Subscriptions:
+def subscriptions(cipher: Cipher) -> Subscriptions:
     """List every subscriber of every domain event."""
     listed = Subscriptions()
-    listed.add(UserCreated, rbac_service.give_first_role)
-    listed.add(UserDeleting, rbac_service.before_user_goes)
+    listed.add(UserCreated, rbac_subscribers.give_first_role)
+    listed.add(UserDeleting, rbac_subscribers.before_user_goes)
+    listed.add(RolesOffered, rbac_subscribers.check_offer)
+    listed.add(RolesConferred, rbac_subscribers.confer)
     listed.add(UserDeleted, workers_service.end_calls_of_user)
     listed.add(AppUninstalled, workers_service.forget_app)
     listed.add(AppUninstalled, secrets_service.forget_app)
@@ -79,6 +94,8 @@ def subscriptions() -> Subscriptions:
     listed.add(AppUninstalled, jobs_service.forget_app)
     listed.add(AppInstalled, hooks_service.sync_trigger)
     listed.add(AppUninstalled, hooks_service.forget_app)
+    listed.add(AppInstalled, partial(webhooks.sync_manifest, cipher))
+    listed.add(AppUninstalled, webhooks.forget_app)
     listed.add(WatchedRecordsChanged, hooks_service.wake)
     listed.add(PlatformSecretChanged, workers_service.restart_for_secret)
     listed.add(DeploymentReceived, agents_service.check_deployment)
@@ -87,6 +104,7 @@ def subscriptions() -> Subscriptions:
     listed.add(CronCreated, agents_service.cron_created)
     listed.add(CronDeleted, agents_service.cron_deleted)
     listed.add(AgentRegistered, hooks_service.delegate_again)
+    listed.add(AgentRegistered, webhooks.delegate_again)
     return listed
 
 

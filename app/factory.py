@@ -15,11 +15,16 @@ from app.agents import routes as agents_routes
 from app.apps import routes as apps_routes
 from app.audit import routes as audit_routes
 from app.auth import routes as auth_routes
+from app.auth.magic_links import routes as magic_links_routes
 from app.auth.oidc import routes as oidc_routes
+from app.auth.service_accounts import routes as service_accounts_routes
 from app.core.platform import Platform
 from app.crons import routes as crons_routes
 from app.data import routes as data_routes
+from app.files import routes as files_routes
+from app.files import storage_routes
 from app.hooks import routes as hooks_routes
+from app.hooks import webhook_routes
 from app.http import errors, health
 from app.http.api import Api, make_api
 from app.http.views import ACTOR_LOADER, PLATFORM
@@ -65,11 +70,16 @@ def _register_slices(app: Flask, api: Api) -> None:
     api.register_blueprint(health.blp)
     api.register_blueprint(auth_routes.blp)
     api.register_blueprint(oidc_routes.blp)
+    api.register_blueprint(service_accounts_routes.blp)
+    api.register_blueprint(magic_links_routes.blp)
     api.register_blueprint(rbac_routes.blp)
     api.register_blueprint(apps_routes.blp)
     api.register_blueprint(data_routes.blp)
+    api.register_blueprint(files_routes.blp)
+    api.register_blueprint(storage_routes.blp)
     api.register_blueprint(audit_routes.blp)
     api.register_blueprint(hooks_routes.blp)
+    api.register_blueprint(webhook_routes.blp)
     api.register_blueprint(jobs_routes.blp)
     api.register_blueprint(crons_routes.blp)
     api.register_blueprint(secrets_routes.blp)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -14,6 +15,7 @@ import httpx
 import pytest
 
 from tests.acceptance.conftest import Platform, StartPlatform, archive
+from tests.fakes.mcp_pretenders import PRETENDERS
 from tests.fakes.model_server import Answer, Call, ModelServer, model_server
 from tests.support.agents import Event, parse_stream
 from tests.support.stack import wait_until
@@ -247,6 +249,32 @@ def test_a_worker_with_its_own_loop(
     crashed = ask(shared_platform, app_id, "crash")
     assert [event.kind for event in crashed] == ["chunk", "error"]
     assert crashed[-1].data["error"] == "worker crashed"
+
+
+def test_mcp_servers_run_on_nodes(shared_platform: Platform) -> None:
+    admin = shared_platform.admin
+    transport = {"type": "stdio", "command": sys.executable, "args": ["-c", PRETENDERS["rude"]]}
+    body = {"name": "rude", "transport": transport, "autoStart": True}
+    started = admin.post("/mcp-servers", json=body, timeout=90)
+    assert started.status_code == 200, started.text
+    assert started.json()["status"] == "running"
+    assert started.json()["tools"][:2] == ["rude_dies", "rude_far"]
+    assert admin.post("/apps", json={"appId": "mcpuser", "name": "x"}).status_code == 200
+
+    def execute(name: str) -> tuple[int, Any]:
+        body = {"appId": "mcpuser", "args": {"a": 1}}
+        answer = admin.post(f"/tools/{name}/execute", json=body)
+        return answer.status_code, answer.json()
+
+    assert execute("rude_far") == (200, '{"a": 1}')
+    assert execute("rude_dies") == (500, {"error": "Connection closed"})
+    broken = {**transport, "command": "no-such-program-here"}
+    answer = admin.post("/mcp-servers", json={**body, "transport": broken})
+    assert answer.status_code == 500
+    assert answer.json()["error"].startswith("start failed: ")
+    assert admin.get("/mcp-servers/rude").json()["status"] == "error"
+    assert execute("rude_far") == (404, {"error": "unknown tool: 'rude_far'"})
+    assert admin.delete("/mcp-servers/rude").status_code == 200
 
 
 def test_crons_run_agents(shared_platform: Platform, model: ModelServer) -> None:

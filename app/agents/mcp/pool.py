@@ -180,9 +180,10 @@ class Pool:
                 log.info("mcp_servers_not_checked", reason=type(exc).__name__)
                 continue
             for name, connection in list(self._connections.items()):
+                if not connection.ready.done():
+                    continue
                 idle = time.monotonic() - connection.last_used > IDLE_S and not connection.busy
-                starting = not connection.ready.done()
-                if idle or not (starting or versions.get(name) == connection.server.version):
+                if idle or versions.get(name) != connection.server.version:
                     self._drop(name)
 
 
@@ -216,6 +217,8 @@ class _Connection:
                 await self._left.wait()
         except BaseException as exc:
             text = reason_of(exc, self.server.secrets)
+            if isinstance(exc, asyncio.CancelledError):
+                text = "the connection was given up"
             if not self.ready.done():
                 self.ready.set_exception(Failed(text))
                 # Somebody may have stopped waiting for it.

@@ -3,7 +3,7 @@
 The API asks a node to connect, because only nodes run foreign programs and event loops; the node
 writes down what it found. Rows are the truth: every node connects by them.
 
-Source: REST contract part 40, section 4; ADR 0010.
+Source: REST contract part 40, section 4; ADR 0011.
 """
 
 from __future__ import annotations
@@ -173,13 +173,18 @@ def _halt(uow: UnitOfWork, row: MCPServer) -> None:
 def _set_tools(uow: UnitOfWork, server: str, tools: list[RemoteTool]) -> None:
     """Make these a server's tools, and their keys those that can be granted."""
     session = uow.session
-    session.execute(delete(MCPTool).where(MCPTool.server == server))
-    taken = {*registry.NAMES, *session.scalars(select(MCPTool.name))}
+    gone = delete(MCPTool).where(MCPTool.server == server).returning(MCPTool.name)
+    rbac_service.unregister_exactly(uow, [tool_key(n) for n in session.scalars(gone)])
+    known = (*registry.NAMES, *session.scalars(select(MCPTool.name)))
+    taken = {tool_key(name) for name in known}
+    described: dict[str, str] = {}
     for tool in tools:
         name = mcp_tools.registered_name(server, tool.name, taken)
-        if name in taken:
+        key = tool_key(name)
+        if key in taken:
             continue
-        taken.add(name)
+        taken.add(key)
+        described[key] = f"use the tool {name} of MCP server {server}"
         session.add(
             MCPTool(
                 name=name,
@@ -189,11 +194,6 @@ def _set_tools(uow: UnitOfWork, server: str, tools: list[RemoteTool]) -> None:
                 input_schema=mcp_tools.usable_schema(clean(tool.input_schema)),
             )
         )
-    # The keys are read back right below.
-    session.flush()
-    rbac_service.unregister_keys(uow, tool_key(f"{server}_"))
-    known = session.execute(select(MCPTool.name, MCPTool.server)).all()
-    described = {tool_key(n): f"use the tool {n} of MCP server {s}" for n, s in known}
     rbac_service.register_keys(uow, described)
 
 

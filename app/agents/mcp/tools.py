@@ -17,7 +17,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.agents.models import MCPServer, MCPTool
-from app.agents.tools.base import Tool, ToolContext, check_schema
+from app.agents.tools.base import Tool, ToolContext, check_schema, tool_key
 from app.core.errors import Failed, Invalid
 
 JSONObject = dict[str, Any]  # Any: JSON values
@@ -47,10 +47,10 @@ def rows(session: Session) -> list[MCPTool]:
 
 
 def registered_name(server: str, tool: str, taken: Collection[str]) -> str:
-    """Return the name a tool gets here: ``{server}_{tool}``, unlike any that is taken."""
+    """Return the name a tool gets here: ``{server}_{tool}``, unlike any whose key is taken."""
     full = f"{server}_{tool}"
     name = re.sub(r"[^A-Za-z0-9_-]", "_", full)[:MAX_NAME]
-    if name not in taken:
+    if tool_key(name) not in taken:
         return name
     suffix = hashlib.sha256(full.encode()).hexdigest()[:HASH_CHARS]
     return f"{name[: MAX_NAME - HASH_CHARS - 1]}_{suffix}"

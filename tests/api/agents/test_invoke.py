@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import json
 from uuid import uuid4
 
 import pytest
 
+from app.agents import attachments
 from app.agents.authority import agent_user_id
 from app.core.platform import Platform
 from tests.fakes.model_server import Call, ModelServer
@@ -243,6 +246,26 @@ def test_keys_come_from_secrets_and_go_nowhere_else(
             assert not [row for row in rows if "canary" in row]
     everything = [talk.events, refused.events, admin.get("/llm-models").json]
     assert "canary" not in f"{everything}{capfd.readouterr()}"
+
+
+@pytest.mark.usefixtures("stock")
+def test_files_of_a_message(platform: Platform, admin: ApiClient, model: ModelServer) -> None:
+    form = {"file": (io.BytesIO(b"bolt,3"), "moves.csv", "text/csv")}
+    sent = admin.request(
+        "POST", "/apps/stock/storage/upload", data=form, content_type="multipart/form-data"
+    )
+    file_id = sent.json["file_id"]
+    model.say("Three.")
+    ask(admin, "How many?", file_ids=[file_id])
+    assert "[file moves.csv]\\nbolt,3" in json.dumps(model.requests[0].body)
+    block = {"type": "file", "file_id": file_id, "name": "moves.csv", "content_type": "text/csv"}
+    with platform.uow() as uow:
+        (own,) = attachments.addresses(uow, "http://x/", "stock", [block, {"type": "text"}])
+    assert (own["name"], own["content_type"]) == ("moves.csv", "text/csv")
+    assert admin.http.get(own["url"].removeprefix("http://x")).data == b"bolt,3"
+    admin.delete(f"/apps/stock/storage/{file_id}")
+    with platform.uow() as uow:
+        assert attachments.addresses(uow, "http://x", "stock", [block]) == []
 
 
 # --- refusals before the stream --------------------------------------------------------------

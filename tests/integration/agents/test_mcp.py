@@ -19,6 +19,7 @@ from app.agents.mcp import servers
 from app.agents.mcp import tools as mcp_tools
 from app.agents.mcp.config import resolved
 from app.agents.mcp.pool import Pool
+from app.agents.tools.base import tool_key
 from app.core.errors import Failed
 from app.core.platform import Platform
 from app.secrets import service as secrets_service
@@ -182,6 +183,9 @@ def test_a_rude_program(platform: Platform, node: servers.Node) -> None:
         assert {row.remote_name for row in rows.values()} == {"dies", "far", "odd/name", "odd name"}
         assert rows["rude_odd_name"].description == "xy"
         assert {str(row.input_schema) for row in rows.values()} == {"{'type': 'object'}"}
+    # Alike in their keys counts as well, across servers and with built-in tools.
+    more = started(platform, node, stdio("rude-odd", sys.executable, "-c", PRETENDERS["rude"]))
+    assert len(set(map(tool_key, more))) == len(more) == 8
     assert node.call("rude", "far", {"a": 1}) == '{"a": 1}'
     with pytest.raises(Failed):
         node.call("rude", "dies", {})
