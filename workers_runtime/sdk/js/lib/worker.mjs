@@ -4,7 +4,7 @@ import { AsyncLocalStorage } from 'node:async_hooks';
 
 import { runAgent } from './agent.mjs';
 import { makeContext } from './context.mjs';
-import { NotSerialisable, TooLarge, errorDetail, errorText } from './errors.mjs';
+import { NotSerialisable, Reject, Retry, TooLarge, errorDetail, errorText } from './errors.mjs';
 import { readHandlers } from './handlers.mjs';
 import { writeLog } from './logging.mjs';
 import { ANSWERS, settle, timing } from './operations.mjs';
@@ -144,8 +144,13 @@ export class Worker {
     }
     const call = makeCall(message, message);
     const handle = async (ctx) => {
-      const result = await onJob(message.payload, call.caller, ctx);
-      return result === undefined ? { ok: true } : result;
+      try {
+        const result = await onJob(message.payload, call.caller, ctx);
+        return result === undefined ? { ok: true } : result;
+      } catch (thrown) {
+        if (thrown instanceof Retry || thrown instanceof Reject) return { $job: thrown.order };
+        throw thrown;
+      }
     };
     await this.#answer(answer, 'onJob', call, handle);
   }
