@@ -19,6 +19,7 @@ from app.crons.messages import FireCrons, PruneHistory
 from app.jobs import service as jobs_service
 from app.jobs.messages import TakeTurn
 from app.jobs.turns import Turns
+from app.workers import service as workers_service
 from config.settings import JobSettings
 from tasks.base import task
 
@@ -96,6 +97,7 @@ def sweep_crons(platform: Platform, put: Callable[[Message], None]) -> None:
 PRUNERS: tuple[Callable[[UnitOfWork, JobSettings], int], ...] = (
     jobs_service.prune,
     crons_service.prune,
+    workers_service.prune,
 )
 
 
