@@ -13,6 +13,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from app.agents import llm_routes
 from app.agents import routes as agents_routes
 from app.apps import routes as apps_routes
+from app.apps import share_routes
 from app.audit import routes as audit_routes
 from app.auth import routes as auth_routes
 from app.auth.magic_links import routes as magic_links_routes
@@ -21,10 +22,13 @@ from app.auth.service_accounts import routes as service_accounts_routes
 from app.core.platform import Platform
 from app.crons import routes as crons_routes
 from app.data import routes as data_routes
+from app.files import routes as files_routes
+from app.files import storage_routes
 from app.hooks import routes as hooks_routes
+from app.hooks import webhook_routes
 from app.http import errors, health
 from app.http.api import Api, make_api
-from app.http.views import ACTOR_LOADER, PLATFORM
+from app.http.views import ACTOR_LOADER, ACTOR_RECALLER, PLATFORM
 from app.jobs import routes as jobs_routes
 from app.rbac import routes as rbac_routes
 from app.rbac import service as rbac_service
@@ -71,9 +75,13 @@ def _register_slices(app: Flask, api: Api) -> None:
     api.register_blueprint(magic_links_routes.blp)
     api.register_blueprint(rbac_routes.blp)
     api.register_blueprint(apps_routes.blp)
+    api.register_blueprint(share_routes.blp)
     api.register_blueprint(data_routes.blp)
+    api.register_blueprint(files_routes.blp)
+    api.register_blueprint(storage_routes.blp)
     api.register_blueprint(audit_routes.blp)
     api.register_blueprint(hooks_routes.blp)
+    api.register_blueprint(webhook_routes.blp)
     api.register_blueprint(jobs_routes.blp)
     api.register_blueprint(crons_routes.blp)
     api.register_blueprint(secrets_routes.blp)
@@ -81,6 +89,7 @@ def _register_slices(app: Flask, api: Api) -> None:
     api.register_blueprint(agents_routes.blp)
     api.register_blueprint(llm_routes.blp)
     app.extensions[ACTOR_LOADER] = rbac_service.load_actor
+    app.extensions[ACTOR_RECALLER] = rbac_service.recall
 
 
 def _refuse_large_bodies(limit: int) -> Callable[[], Response | None]:

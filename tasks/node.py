@@ -52,6 +52,7 @@ from workers_runtime.protocol import (
 
 log = structlog.get_logger(__name__)
 
+ACCEPT_THREADS: Final = 8
 OPERATION_THREADS: Final = 16
 CONTROL_THREADS: Final = 4
 STOP_TIMEOUT_S: Final = 15.0
@@ -81,6 +82,7 @@ class Node:
             log_buffer=platform.settings.workers.log_buffer,
         )
         self._tokens: dict[tuple[UUID, str, str], tuple[str, float]] = {}
+        self._accepting = ThreadPoolExecutor(ACCEPT_THREADS, thread_name_prefix="accept")
         self._operations = ThreadPoolExecutor(OPERATION_THREADS, thread_name_prefix="operation")
         self._control = ThreadPoolExecutor(CONTROL_THREADS, thread_name_prefix="node-control")
         self.client = self._make_client(folder)
@@ -129,6 +131,7 @@ class Node:
         self.homes.stop_taking()
         self.client.stop()
         self.homes.stop()
+        self._accepting.shutdown(wait=False, cancel_futures=True)
         self._control.shutdown(wait=False, cancel_futures=True)
         self._operations.shutdown(wait=False, cancel_futures=True)
         self.sql.close()
@@ -136,6 +139,10 @@ class Node:
         log.info("node_stopped", node=self.node)
 
     # --- calls -----------------------------------------------------------------------------
+
+    def accept(self, work: Callable[[], None]) -> None:
+        """Look at calls that came in on a thread that may wait for Postgres."""
+        self._accepting.submit(_logged, work)
 
     def call(
         self,

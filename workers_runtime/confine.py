@@ -2,7 +2,7 @@
 
 Standard library only and without imports of ours: the warm parent loads this file by its path.
 
-Source: prctl(2), landlock(7), seccomp(2); ADR 0010.
+Source: prctl(2), landlock(7), seccomp(2); ADR 0011.
 """
 
 from __future__ import annotations

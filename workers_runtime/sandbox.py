@@ -2,7 +2,7 @@
 
 Each protection is applied where the host allows it, and ``Sandbox.report`` lists what is on.
 
-Source: contract part 30, 4.7 and 14.4; ADR 0010.
+Source: contract part 30, 4.7 and 14.4; ADR 0011.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 It refuses what app code has no business with and lets everything else through, because language
 runtimes use far more calls than any list of ours would allow.
 
-Source: seccomp(2) and the kernel's userspace-api/seccomp_filter; ADR 0010.
+Source: seccomp(2) and the kernel's userspace-api/seccomp_filter; ADR 0011.
 """
 
 from __future__ import annotations

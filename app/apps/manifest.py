@@ -120,12 +120,21 @@ def _webhooks(node: Node) -> list[JSONObject]:
         body = {"name": item} if isinstance(item, str) else item
         if not isinstance(body, dict):
             raise Invalid(f"manifest: 'webhooks[{position}]' must be a string or an object")
-        entry = Node(body, f"webhooks[{position}]")
-        webhooks.append(
-            {"name": entry.text("name"), "method": entry.optional("method", str, "POST")}
-        )
+        webhooks.append(_webhook(Node(body, f"webhooks[{position}]")))
     distinct([webhook["name"] for webhook in webhooks], "webhook")
     return webhooks
+
+
+def _webhook(entry: Node) -> JSONObject:
+    webhook: JSONObject = {
+        "name": entry.text("name"),
+        "method": entry.optional("method", str, "POST"),
+    }
+    if webhook["method"].startswith("__"):
+        raise Invalid(f"webhook '{webhook['name']}': method '{webhook['method']}' is reserved")
+    if entry.optional("durable", bool, False):
+        webhook["durable"] = True
+    return webhook
 
 
 def _trigger(node: Node) -> JSONObject:
@@ -173,6 +182,14 @@ def _public_collection(item: Node, known: set[str]) -> JSONObject:
         if action not in COLLECTION_ACTIONS:
             raise Invalid(f"public: unknown action '{action}'")
     return {"entity": entity, "actions": actions}
+
+
+def public_actions(normalised: Mapping[str, Any]) -> dict[str, list[str]]:  # Any: JSON values
+    """Return the actions of a normalised manifest that need no token, by entity."""
+    listed: dict[str, list[str]] = {}
+    for collection in normalised.get("public", {}).get("collections", ()):
+        listed.setdefault(collection["entity"], []).extend(collection["actions"])
+    return listed
 
 
 def _texts(node: Node, key: str) -> list[str]:

@@ -44,6 +44,7 @@ MAX_CALLS: Final = 64
 NO_APP: Final = "no_app"
 NO_ACCOUNT: Final = "no_account"
 NO_PERMISSION: Final = "no_permission"
+NO_KEY: Final = ""
 REFUSALS: Final = {NO_APP: NotFound, NO_ACCOUNT: Unauthenticated, NO_PERMISSION: Forbidden}
 FEW: Final = 3
 GATHER_PER_CALL_S: Final = 0.0002
@@ -67,7 +68,8 @@ class Call:
         user_id: whose rights it has; empty = nobody's.
         app_scope: the app a caller token is limited to, or empty.
         deadline: Unix time.
-        key: the permission the caller needs.
+        key: the permission the caller needs; empty = none besides being enabled.
+        share: id of the share whose rights the call has, or empty.
     """
 
     question: str
@@ -78,6 +80,7 @@ class Call:
     app_scope: str
     deadline: float
     key: str
+    share: str = ""
 
     def fields(self) -> list[Any]:  # Any: JSON values
         """Return the fields in order."""
@@ -104,6 +107,7 @@ def call(
     method: str,
     params: Any,
     key: str,
+    share: str = "",
     authorize: Callable[[], None],
 ) -> bytes:
     """Call a method of an app's worker and return its answer as JSON.
@@ -116,7 +120,8 @@ def call(
         app_id: an id that passed ``check``.
         method: a name that passed ``check``.
         params: any JSON value.
-        key: the permission the caller needs.
+        key: the permission the caller needs; ``NO_KEY`` = none besides being enabled.
+        share: id of the share whose rights the call has, or empty.
         authorize: raises unless the actor may call; used when there is no node to ask.
 
     Raises:
@@ -139,6 +144,7 @@ def call(
             app_scope=actor.app_scope or "",
             deadline=time.time() + limit_s,
             key=key,
+            share=share,
         )
         with OUTBOX.sent(platform.publisher, app_id, question, entry):
             try:
