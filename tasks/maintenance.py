@@ -21,6 +21,7 @@ from app.hooks import webhooks
 from app.jobs import service as jobs_service
 from app.jobs.messages import TakeTurn
 from app.jobs.turns import Turns
+from app.workers import service as workers_service
 from config.settings import JobSettings
 from tasks.base import task
 
@@ -98,6 +99,7 @@ def sweep_crons(platform: Platform, put: Callable[[Message], None]) -> None:
 PRUNERS: tuple[Callable[[UnitOfWork, JobSettings], int], ...] = (
     jobs_service.prune,
     crons_service.prune,
+    workers_service.prune,
     webhooks.prune,
     files_service.prune,
 )
