@@ -109,6 +109,9 @@ def _actions(node: Node) -> list[JSONObject]:
             value = item.maybe(schema, dict)
             if value is not None:
                 action[schema] = value
+        connected = item.maybe("requiresConnection", bool)
+        if connected is not None:
+            action["requiresConnection"] = connected
         actions.append(action)
     distinct([action["id"] for action in actions], "action")
     return actions
@@ -182,6 +185,14 @@ def _public_collection(item: Node, known: set[str]) -> JSONObject:
         if action not in COLLECTION_ACTIONS:
             raise Invalid(f"public: unknown action '{action}'")
     return {"entity": entity, "actions": actions}
+
+
+def public_actions(normalised: Mapping[str, Any]) -> dict[str, list[str]]:  # Any: JSON values
+    """Return the actions of a normalised manifest that need no token, by entity."""
+    listed: dict[str, list[str]] = {}
+    for collection in normalised.get("public", {}).get("collections", ()):
+        listed.setdefault(collection["entity"], []).extend(collection["actions"])
+    return listed
 
 
 def _texts(node: Node, key: str) -> list[str]:

@@ -13,7 +13,7 @@ from typing import Any
 import structlog
 from sqlalchemy.orm import Session
 
-from app.apps import keys, manifest, repository
+from app.apps import keys, manifest, repository, shares
 from app.apps.events import AppInstalled, AppUninstalled
 from app.apps.models import App
 from app.core.actor import Actor
@@ -23,6 +23,13 @@ from app.core.locks import lock_app
 from app.core.uow import UnitOfWork
 from app.data import service as data_service
 from app.rbac import service as rbac_service
+
+# Shares and public RPCs are used by the slice that calls app code.
+open_rpc = shares.open_rpc
+rpc_scope = shares.rpc_scope
+check_share = shares.check
+is_share_token = shares.is_token
+share_actor = shares.actor_of
 
 log = structlog.get_logger(__name__)
 
@@ -96,6 +103,11 @@ def manifest_of(session: Session, app_id: str) -> dict[str, Any]:  # Any: JSON v
     if found is None:
         raise NotFound(f"no app '{app_id}'")
     return found
+
+
+def manifests(session: Session, app_type: str) -> list[dict[str, Any]]:  # Any: JSON values
+    """Return the manifests of the installed apps whose manifest declares a type, by name."""
+    return repository.manifests(session, app_type)
 
 
 def has_agent(session: Session, app_id: str) -> bool:
@@ -175,7 +187,9 @@ def install(uow: UnitOfWork, actor: Actor, body: Any) -> str:  # Any: a JSON val
     normalised = manifest.normalise(body)
     if becomes_admin and actor.user_id is not None:
         rbac_service.make_admin(uow, actor.user_id)
-    data_service.apply_contract(uow, app_id, normalised["dataContract"])
+    data_service.apply_contract(
+        uow, app_id, normalised["dataContract"], manifest.public_actions(normalised)
+    )
     repository.put(uow.session, app_id, normalised)
     rbac_service.replace_app_keys(uow, app_id, keys.of_manifest(normalised))
     if actor.user_id is not None:

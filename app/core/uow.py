@@ -22,10 +22,16 @@ class UnitOfWork:
 
     Services never commit; the edge that opened the unit of work does. Messages are published
     after that commit, and not at all when it fails.
+
+    Attributes:
+        single: there is no open transaction; see ``UnitOfWorkFactory.single``.
     """
 
-    def __init__(self, session: Session, subscriptions: Subscriptions) -> None:
+    def __init__(
+        self, session: Session, subscriptions: Subscriptions, *, single: bool = False
+    ) -> None:
         self.session = session
+        self.single = single
         self._subscriptions = subscriptions
         self._messages: list[Message] = []
         self._callbacks: list[Callable[[], None]] = []
@@ -82,7 +88,7 @@ class UnitOfWorkFactory:
         stays, so whoever writes more than once must see to that.
         """
         with self._readers() as session:
-            uow = UnitOfWork(session, self._subscriptions)
+            uow = UnitOfWork(session, self._subscriptions, single=True)
             yield uow
         uow.committed(self._publisher)
 

@@ -16,6 +16,7 @@ from app.core.platform import Platform
 from app.core.uow import UnitOfWork
 from app.http.authentication import ActorLoader, authenticate, claimed, recalled
 from app.http.gates import Gate, gate_of
+from app.http.nobody import brake, is_nobody
 
 PLATFORM = "trellis"
 ACTOR_LOADER = "trellis.actor_loader"
@@ -50,6 +51,8 @@ class View(MethodView):
     def dispatch_request(self, **path: Any) -> ResponseReturnValue:  # Any: path converters
         """Check the gate, run the method, commit."""
         self.platform = current_platform()
+        if self._gate().nobody and is_nobody(request):
+            brake(self.platform, request)
         if not self.transactional:
             self._admit_alone(path)
             return super().dispatch_request(**path)
@@ -73,16 +76,6 @@ class View(MethodView):
         with self.platform.uow.reading() as session:
             self.actor = self._admit(session, path)
 
-    def _dispatch_by_memory(self, path: dict[str, Any]) -> ResponseReturnValue:  # Any: as above
-        gate = self._gate()
-        actor = recalled(request, current_app.extensions[ACTOR_RECALLER])
-        if actor is None or gate.check is None:
-            raise Outdated
-        gate.check(actor, path)
-        self.actor = actor
-        self.by_memory = True
-        return super().dispatch_request(**path)
-
     def authenticate(self, session: Session) -> Actor:
         """Return who sends the request; for views that let some callers in without a token.
 
@@ -92,12 +85,23 @@ class View(MethodView):
         load_actor: ActorLoader = current_app.extensions[ACTOR_LOADER]
         return authenticate(request, session, load_actor)
 
+    def _dispatch_by_memory(self, path: dict[str, Any]) -> ResponseReturnValue:  # Any: as above
+        gate = self._gate()
+        actor = recalled(request, current_app.extensions[ACTOR_RECALLER])
+        if actor is None:
+            raise Outdated
+        if gate.check is not None:
+            gate.check(actor, path)
+        self.actor = actor
+        self.by_memory = True
+        return super().dispatch_request(**path)
+
     def _admit_alone(self, path: dict[str, Any]) -> None:  # Any: path converters
         gate = self._gate()
-        if gate.deferred:
-            self.actor = claimed(request)
-        elif gate.public:
+        if gate.public or (gate.nobody and is_nobody(request)):
             self.actor = ANONYMOUS
+        elif gate.deferred:
+            self.actor = claimed(request)
         else:
             self.authorize(**path)
 
@@ -107,7 +111,7 @@ class View(MethodView):
 
     def _admit(self, session: Session, path: dict[str, Any]) -> Actor:  # Any: path converters
         gate = self._gate()
-        if gate.public:
+        if gate.public or (gate.nobody and is_nobody(request)):
             return ANONYMOUS
         actor = self.authenticate(session)
         if gate.check is not None:

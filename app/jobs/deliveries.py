@@ -6,6 +6,7 @@ Source: REST contract part 30, sections 9.3 and 13.1; ADR 0004.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from uuid import UUID
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -26,6 +27,8 @@ WORKER = "worker"
 AGENT = "agent"
 NO_OWNER = "no enabled owner"
 TOO_OFTEN = "exceeded max deliveries"
+MAX_HOOKS = 16
+HOOK_LOOP = f"hook loop: {MAX_HOOKS} hooks in a row"
 
 
 def may_run(session: Session, app_id: str) -> bool:
@@ -43,7 +46,8 @@ def take(
 ) -> TakenBatch:
     """Deliver up to ``most`` visible jobs of an app, in the name of their owners.
 
-    Jobs without an enabled owner and jobs that were delivered too often become dead letters. Ask
+    Jobs without an enabled owner, jobs that were delivered too often and jobs at the end of a long
+    chain of hooks become dead letters. Ask
     ``may_run`` first: the jobs of a worker that may not run are not touched.
 
     Args:
@@ -108,10 +112,21 @@ def _assign(uow: UnitOfWork, jobs: JobSettings, deliveries: Sequence[Delivery]) 
             failures.append(Failure(delivery.receipt, TOO_OFTEN, uncount=True))
         elif actor is None:
             failures.append(Failure(delivery.receipt, NO_OWNER, uncount=True))
+        elif _hooks_before(delivery) >= MAX_HOOKS:
+            failures.append(Failure(delivery.receipt, HOOK_LOOP, uncount=True))
         else:
-            assigned.append(Assignment(delivery, actor))
+            depth = _hooks_before(delivery) + (delivery.body["hook_id"] is not None)
+            assigned.append(Assignment(delivery, replace(actor, hook_depth=depth)))
     QUEUE.dead_letter(uow.session, failures)
     return assigned
+
+
+def _hooks_before(delivery: Delivery) -> int:
+    """Return how many hooks led to the change that queued this job; 0 for any other job."""
+    payload = delivery.body["payload"]
+    if delivery.body["hook_id"] is None or not isinstance(payload, dict):
+        return 0
+    return int(payload.get("_depth", 0))
 
 
 def settle(uow: UnitOfWork, settlements: Iterable[Settlement]) -> list[int]:

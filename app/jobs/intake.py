@@ -4,7 +4,7 @@ The statement relies on what this process remembers of the callers' rights and w
 unless all of it still holds. So it can only say yes; whatever else there is to say, errors above
 all, is said by ``service.enqueue``.
 
-Source: REST contract part 30, section 9.1; ADR 0013.
+Source: REST contract part 30, section 9.1; ADR 0014.
 """
 
 from __future__ import annotations
@@ -50,10 +50,9 @@ def enqueue(
 
     Raises:
         Outdated: nothing was written; ``service.enqueue`` will do it or say what is wrong.
-        Invalid: the payload is no JSON, or too large.
+        Invalid: a value breaks a rule of the contract.
     """
-    own = user_id is None or user_id == str(actor.user_id)
-    if actor.stamp is None or not own or any(special.values()):
+    if actor.stamp is None or any(special.values()) or user_id not in (None, str(actor.user_id)):
         raise Outdated
     job = NewJob(app_id, payload, actor.user_id, priority=priority, max_attempts=max_attempts)
     outgoing = service.outgoing(job)

@@ -62,6 +62,8 @@ declare global {
     cronId: string | null;
     /** Keep the job for so many seconds from now, 1-3600. */
     extend(seconds: number): Promise<void>;
+    /** Show how far the job is, 0-1, and in what. */
+    progress(fraction: number, note?: string): Promise<void>;
   }
 
   /** Belongs to one call: its operations reject with `CallOver` after the handler ended. */
@@ -93,7 +95,27 @@ declare global {
       input?: unknown,
       asUser?: string,
     ): Promise<any>;
+    /** In agent runs: use a tool. Waits for approvals; rejects with `ToolError`. */
+    callTool(name: string, args?: unknown): Promise<any>;
+    /** In agent runs: set the final text; optional. */
+    agentDone(response: string, tokens?: number | null): void;
   }
+
+  /** A message to the app's agent. */
+  interface AgentInvoke {
+    invoke_id: string;
+    session_id: string;
+    message: string;
+    history: { role: string; content: string }[];
+    is_sub_invoke?: boolean;
+    llm?: { provider: string; model: string };
+    invoker_user_id: string | null;
+    attachments?: { name: string; content_type: string; url: string }[];
+    task_scope?: string[];
+  }
+
+  /** Text, a promise of it, or an (async) generator of chunks. */
+  type AgentHandler = (invoke: AgentInvoke, ctx: WorkerContext) => unknown;
 
   type FileContent = string | Uint8Array | ArrayBuffer | Blob;
 
@@ -105,7 +127,9 @@ declare global {
     onJob?: (payload: any, caller: WorkerCaller | null, ctx: WorkerContext) => unknown;
     /** Has 4.5 s together with the calls that are still open. */
     onShutdown?: () => unknown;
-    /** For reporting; `method` is the RPC method, `onJob` or `onStart`. */
+    /** Takes over the loop of the app's agent. */
+    agent?: AgentHandler;
+    /** For reporting; `method` is the RPC method, `onJob`, `onStart` or `agent`. */
     onError?: (error: unknown, method: string) => unknown;
   }
 
@@ -118,6 +142,13 @@ declare global {
   function serve(handlers: Record<string, RpcHandler> | WorkerHandlers, hooks?: WorkerHooks): void;
 
   const log: WorkerLog;
+  /** Throw one in `onJob`: deliver the job again after `delay` seconds, or give it up at once. */
+  class Retry extends Error {
+    constructor(options?: { delay?: number });
+  }
+  class Reject extends Error {
+    constructor(reason: string);
+  }
   function emit(name: string, data?: unknown): void;
   /** Stores a file for the call that the calling code runs in; returns the file id. */
   function uploadFile(content: FileContent, name?: string, type?: string): Promise<string>;

@@ -15,12 +15,37 @@ export class HostTimeout extends HostError {
   name = 'HostTimeout';
 }
 
+/** A tool of an agent run failed or was denied. */
+export class ToolError extends HostError {
+  name = 'ToolError';
+}
+
 /** A `ctx` was used after its handler had returned or its call had timed out. */
 export class CallOver extends HostError {
   name = 'CallOver';
 
   constructor() {
     super(CALL_OVER);
+  }
+}
+
+/** Thrown by `onJob` to have the job delivered again after `delay` seconds, 0-86400. */
+export class Retry extends Error {
+  name = 'Retry';
+
+  constructor({ delay = 0 } = {}) {
+    super(`retry in ${delay} s`);
+    this.order = { retry: delay };
+  }
+}
+
+/** Thrown by `onJob` to give the job up at once; the dead letter shows the reason. */
+export class Reject extends Error {
+  name = 'Reject';
+
+  constructor(reason) {
+    super(reason);
+    this.order = { reject: String(reason) };
   }
 }
 
