@@ -42,13 +42,12 @@ class Catalog:
             found = repository.wanted(uow.session, app_id)
         return self.learn(found)
 
-    def read(self, session: Session, app_id: str) -> Wanted:
-        """Read what is wanted of an app now.
+    def check(self, session: Session, app_id: str, found: Wanted | None) -> Wanted:
+        """Remember what was read of an app, which exists for sure if there was anything.
 
         Raises:
             NotFound: the app is not installed.
         """
-        found = repository.find_wanted(session, app_id)
         if found is None:
             apps_service.require(session, app_id)
         return self.learn(found or Wanted(app_id))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
@@ -22,7 +23,7 @@ from app.core.platform import Platform
 from app.core.replies import Reply
 from app.http.authentication import INVALID
 from app.integrations import service as integrations_service
-from app.rbac import service as rbac_service
+from app.workers import callers
 from app.workers.host import CallOutcome, OutcomeKind
 from app.workers.messages import CallRPC
 from app.workers.rpc import NO_ACCOUNT, NO_APP, NO_KEY, NO_PERMISSION, Call
@@ -71,10 +72,12 @@ def _serve(platform: Platform, node: Node, app_id: str, reply_to: str, entries: 
 
 def _look_up(platform: Platform, node: Node, app_id: str, entries: list[Call]) -> list[Asked]:
     """Read the callers' rights and what is wanted of the app."""
+    users = {UUID(entry.user_id) for entry in entries if entry.user_id}
     with platform.uow.reading() as session:
-        actors = _actors(session, entries)
+        found, wanted = callers.look_up(session, app_id, users)
+        actors = _actors(session, entries, found)
         try:
-            node.catalog.read(session, app_id)
+            node.catalog.check(session, app_id, wanted)
             missing = ""
         except NotFound as exc:
             missing = exc.message
@@ -108,13 +111,13 @@ def _asked(
     return replace(entry, params=params), actor, None
 
 
-def _actors(session: Session, entries: list[Call]) -> Actors:
-    """Read the rights of every caller, as they are now."""
+def _actors(session: Session, entries: list[Call], users: Mapping[UUID, Actor]) -> Actors:
+    """Return every caller with the rights it has now, among them these users."""
     actors: Actors = {}
     for entry in entries:
         key = _identity(entry)
         if key not in actors:
-            actors[key] = _limited(_actor(session, entry), entry.app_scope)
+            actors[key] = _limited(_actor(session, entry, users), entry.app_scope)
     return actors
 
 
@@ -122,12 +125,12 @@ def _identity(entry: Call) -> tuple[str, str, str]:
     return entry.user_id, entry.app_scope, entry.share
 
 
-def _actor(session: Session, entry: Call) -> Actor | None:
+def _actor(session: Session, entry: Call, users: Mapping[UUID, Actor]) -> Actor | None:
     if entry.share:
         return apps_service.share_actor(session, UUID(entry.share))
     if not entry.user_id:
         return ANONYMOUS
-    return rbac_service.load_actor(session, UUID(entry.user_id))
+    return users.get(UUID(entry.user_id))
 
 
 def _refusal(key: str, actor: Actor | None) -> Refusal | None:

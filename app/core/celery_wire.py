@@ -4,7 +4,7 @@ Celery and kombu spend half a millisecond of CPU on a message, most of it on wha
 that was a fifth of an RPC. The formats are Celery's protocol 2 and the envelope of kombu's virtual
 transports; a test compares each message with Celery's own.
 
-Source: Celery's documentation, "Message Protocol"; ADR 0009.
+Source: Celery's documentation, "Message Protocol"; ADR 0014.
 """
 
 from __future__ import annotations

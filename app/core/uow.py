@@ -82,9 +82,10 @@ class UnitOfWorkFactory:
 
     @contextmanager
     def single(self) -> Iterator[UnitOfWork]:
-        """Open a unit of work for ONE statement, which is a transaction by itself.
+        """Open a unit of work in which each statement is a transaction by itself.
 
-        Three round trips fewer. What the statement relies on it has to check itself.
+        For one statement that writes: three round trips fewer. What an exception leaves written
+        stays, so whoever writes more than once must see to that.
         """
         with self._readers() as session:
             uow = UnitOfWork(session, self._subscriptions, single=True)

@@ -4,7 +4,7 @@ The statement relies on what this process remembers of the callers' rights and w
 unless all of it still holds. So it can only say yes; whatever else there is to say, errors above
 all, is said by ``service.enqueue``.
 
-Source: REST contract part 30, section 9.1; ADR 0009.
+Source: REST contract part 30, section 9.1; ADR 0014.
 """
 
 from __future__ import annotations

@@ -28,12 +28,14 @@ from app.core.errors import AppError
 from app.core.messaging import Publisher
 from app.core.uow import UnitOfWork, UnitOfWorkFactory
 from app.jobs import deliveries
+from app.jobs.agent_messages import AgentMessages, StartAgentRun
+from app.jobs.deliveries import GiveBack
 from app.jobs.delivery import NOT_RUNNABLE, Assignment, Settlement, TakenBatch, judge
 from app.jobs.lanes import Lane, Lanes
 from app.jobs.ledger import Ledger
 from app.jobs.messages import TakeTurn
 from app.jobs.turns import Turns
-from app.pgqueue.types import Failure, Release
+from app.pgqueue.types import Release
 from app.workers.service import CallOutcome, OutcomeKind, WorkerHost
 from config.settings import JobSettings
 from workers_runtime.protocol import CallKind
@@ -51,9 +53,6 @@ RUNNABLE_S = 0.5
 # A claimed job without a slot goes back then: its app has become slower than it was.
 STALE_S = 1.0
 
-NO_AGENT = "app has no agent"
-
-StartAgentRun = Callable[[UnitOfWork, Assignment], None]
 Ended = tuple[Lane, Assignment, CallOutcome]
 
 
@@ -86,7 +85,7 @@ class JobPump:
         self._turns = turns
         self._publisher = publisher
         self._jobs = jobs
-        self._start_agent_run = start_agent_run
+        self._agent_messages = AgentMessages(uow, jobs, start_agent_run)
         self._lock = threading.Lock()
         self._work = threading.Condition(self._lock)
         self._slots = threading.Condition(self._lock)
@@ -108,7 +107,6 @@ class JobPump:
 
     def turn(self, app_id: str) -> None:
         """Take one turn of an app. Returns at once."""
-        self._turns.seen(app_id)
         with self._lock:
             self._lanes.add_turn(app_id, time.monotonic() + TURN_S)
             self._work.notify()
@@ -179,24 +177,41 @@ class JobPump:
     def _cycle(self, ended: Sequence[Ended], lanes: Sequence[Lane]) -> None:
         settlements = self._judge(ended)
         claims = [] if self._closing.is_set() else self._plan(lanes)
-        batches: list[tuple[Lane, TakenBatch]] = []
         try:
-            if settlements or claims:
-                with self._uow() as uow:
-                    deliveries.settle(uow, settlements)
-                    batches = [(lane, self._take(uow, lane, room)) for lane, room in claims]
+            batches = self._write(settlements, claims)
         except (SQLAlchemyError, AppError, ValueError) as exc:
             log.warning("job_cycle_undone", reason=type(exc).__name__, count=len(settlements))
             self._drop(lanes)
             self._ledger.write(settlements)
             return
-        self._add(batches)
+        if settlements:
+            self._add(batches)
         for lane, batch in batches:
             self._after_claim(lane, batch)
         for lane in lanes:
             if lane.new_turn:
                 lane.new_turn = False
-                self._take_agent_messages(lane.app_id)
+                if not self._closing.is_set():
+                    self._agent_messages.take(lane.app_id)
+
+    def _write(
+        self, settlements: Sequence[Settlement], claims: Sequence[tuple[Lane, int]]
+    ) -> list[tuple[Lane, TakenBatch]]:
+        """Write down what ended and claim, in one transaction.
+
+        Where nothing ended each claim is one by itself that does not wait for the disk.
+        """
+        batches = []
+        if settlements:
+            with self._uow() as uow:
+                deliveries.settle(uow, settlements)
+                return [(lane, self._take(uow, lane, room)) for lane, room in claims]
+        if claims:
+            with self._uow.single() as uow:
+                for lane, room in claims:
+                    batches.append((lane, self._take(uow, lane, room, self._ledger.write)))
+                    self._add(batches[-1:])
+        return batches
 
     def _add(self, batches: Sequence[tuple[Lane, TakenBatch]]) -> None:
         """Leave claimed jobs to the thread that hands them out."""
@@ -234,13 +249,16 @@ class JobPump:
             self._give_back(full)
         return [(lane, room) for lane, room in rooms if room > 0]
 
-    def _take(self, uow: UnitOfWork, lane: Lane, room: int) -> TakenBatch:
+    def _take(
+        self, uow: UnitOfWork, lane: Lane, room: int, give_back: GiveBack | None = None
+    ) -> TakenBatch:
         now = time.monotonic()
         if now >= lane.runnable_until:
             if not deliveries.may_run(uow.session, lane.app_id):
                 return TakenBatch([], exhausted=True)
             lane.runnable_until = now + RUNNABLE_S
-        return deliveries.take(uow, self._jobs, app_id=lane.app_id, most=room)
+        app_id = lane.app_id
+        return deliveries.take(uow, self._jobs, app_id=app_id, most=room, give_back=give_back)
 
     def _after_claim(self, lane: Lane, batch: TakenBatch) -> None:
         if batch.exhausted:
@@ -327,31 +345,6 @@ class JobPump:
         with self._lock:
             stale = self._lanes.take_stale(claimed_before)
         self._ledger.write([Release(a.delivery.receipt, uncount=True) for a in stale])
-
-    def _take_agent_messages(self, app_id: str) -> None:
-        exhausted = self._closing.is_set()
-        while not exhausted:
-            with self._uow() as uow:
-                batch = deliveries.take_for_agent(
-                    uow, self._jobs, app_id=app_id, most=self._jobs.in_flight_per_app
-                )
-                exhausted = batch.exhausted
-                for assignment in batch.assignments:
-                    self._start_run(uow, assignment)
-
-    def _start_run(self, uow: UnitOfWork, assignment: Assignment) -> None:
-        reason = NO_AGENT
-        if self._start_agent_run is not None:
-            try:
-                with uow.session.begin_nested():
-                    self._start_agent_run(uow, assignment)
-            except AppError as exc:
-                reason = exc.message
-            else:
-                return
-        receipt = assignment.delivery.receipt
-        log.warning("agent_job_refused", msg_id=receipt.msg_id, reason=reason)
-        deliveries.settle(uow, [Failure(receipt, reason)])
 
     # --- ends ------------------------------------------------------------------------------
 

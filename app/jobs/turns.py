@@ -33,6 +33,7 @@ redis.call('PEXPIRE', KEYS[1], ARGV[2])
 return 1
 """
 GIVE_BACK = """
+redis.call('SET', KEYS[2], '1', 'PX', ARGV[2])
 local left = tonumber(redis.call('GET', KEYS[1]) or '0') - tonumber(ARGV[1])
 if left <= 0 then return redis.call('DEL', KEYS[1]) end
 return redis.call('SET', KEYS[1], left, 'KEEPTTL')
@@ -61,9 +62,10 @@ class Turns:
         return bool(self._try(lambda: self._admit(keys, arguments), otherwise=True))
 
     def give_back(self, app_id: str, count: int = 1) -> None:
-        """Uncount turns that were taken."""
+        """Uncount turns that were taken, and note that some node looks at this app now."""
+        keys = [PREFIX + app_id, SEEN_PREFIX + app_id]
         if count > 0:
-            self._try(lambda: self._give_back([PREFIX + app_id], [count]))
+            self._try(lambda: self._give_back(keys, [count, SEEN_TTL_MS]))
 
     def seen(self, app_id: str) -> None:
         """Note that some node looks at this app now."""

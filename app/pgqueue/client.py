@@ -64,17 +64,30 @@ class Queue:
         return sorted(session.execute(statement, dict(selection.values)).scalars())
 
     def claim(
-        self, session: Session, lane: Mapping[str, str], *, quantity: int, vt_s: float
+        self,
+        session: Session,
+        lane: Mapping[str, str],
+        *,
+        quantity: int,
+        vt_s: float,
+        quick: bool = False,
     ) -> list[Delivery]:
         """Deliver up to ``quantity`` visible messages of a lane: hide them, count the delivery.
 
         By priority, then by age. Two concurrent claims never return the same message; a rollback
-        undoes the claim.
+        undoes the claim. With ``quick`` the commit does not wait for the disk: a crash of Postgres
+        within a second may undo it, so that the messages are delivered once more.
 
         Returns:
             The deliveries in that order.
         """
-        values = {**lane, "quantity": quantity, "window": WINDOW, "vt_s": float(vt_s)}
+        values = {
+            **lane,
+            "quantity": quantity,
+            "window": WINDOW,
+            "vt_s": float(vt_s),
+            "durability": "off" if quick else None,
+        }
         rows = session.execute(self._sql.claim, values).all()
         rows = sorted(rows, key=lambda row: (-row.priority, row.msg_id))
         columns = self._layout.columns
@@ -82,6 +95,10 @@ class Queue:
             Delivery(row[0], row[1], row[2], row[3], dict(zip(columns, row[5:], strict=True)))
             for row in rows
         ]
+
+    def waits(self, session: Session, lane: Mapping[str, str]) -> bool:
+        """Tell whether a lane has a visible message; reads at most two index entries."""
+        return bool(session.execute(self._sql.waits, lane).scalar_one())
 
     def set_vt(
         self, session: Session, msg_id: int, vt_s: float, *, read_ct: int | None = None

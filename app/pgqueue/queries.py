@@ -35,6 +35,7 @@ INSERT INTO {live} ({columns}) SELECT {columns} FROM ({selection}) s ORDER BY pl
 RETURNING msg_id
 """
 
+# ``durability`` other than NULL is the transaction's ``synchronous_commit``.
 # The times of rows that were locked meanwhile are looked at again, in a form no index matches: the
 # planner would otherwise walk through the hidden messages of every lane.
 CLAIM = """
@@ -55,13 +56,23 @@ WITH candidate AS (
         ORDER BY q.priority DESC, q.msg_id LIMIT :quantity FOR UPDATE SKIP LOCKED
     ) h
 ), chosen AS (
-    SELECT msg_id FROM candidate ORDER BY priority DESC, msg_id LIMIT :quantity
+    SELECT msg_id FROM candidate
+    WHERE CAST(:durability AS text) IS NULL
+        OR (SELECT set_config('synchronous_commit', :durability, true)) IS NOT NULL
+    ORDER BY priority DESC, msg_id LIMIT :quantity
 )
 UPDATE {live} q
 SET vt = clock_timestamp() + make_interval(secs => :vt_s), read_ct = q.read_ct + 1,
     last_read_at = clock_timestamp(), fresh = false
 WHERE q.msg_id = ANY (ARRAY(SELECT msg_id FROM chosen))
 RETURNING q.msg_id, q.read_ct, q.enqueued_at, q.attempts, q.priority, {q_columns}
+"""
+
+WAITS = """
+SELECT EXISTS (SELECT FROM {live} WHERE {in_lane} AND fresh)
+    OR EXISTS (
+        SELECT FROM {live} WHERE {in_lane} AND NOT fresh AND vt <= statement_timestamp()
+    )
 """
 
 SET_VT = """
@@ -185,6 +196,7 @@ class Queries:
 
     send: TextClause
     claim: TextClause
+    waits: TextClause
     set_vt: TextClause
     release: TextClause
     archive: TextClause

@@ -21,6 +21,13 @@ FROM trellis.users u
 WHERE u.id = %s AND u.disabled_at IS NULL
 """
 
+# The same for several, to be joined with what other slices ask about them.
+PRINCIPALS = """
+SELECT u.id, u.email, u.kind, (SELECT version FROM trellis.rbac_version) AS stamp
+FROM trellis.users u
+WHERE u.id = ANY (CAST(%(principals)s AS uuid[])) AND u.disabled_at IS NULL
+"""
+
 # A condition on statements that act on remembered authority.
 UNCHANGED = """
 (SELECT version FROM trellis.rbac_version) = ALL (CAST(:stamps AS uuid[]))

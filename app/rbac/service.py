@@ -33,6 +33,9 @@ BASE = "base"
 # Condition of an SQL statement: these principals are enabled (parameter ``principals``, uuid[])
 # and no authority has changed since any of these stamps was read (``stamps``, uuid[]).
 UNCHANGED = repository.UNCHANGED
+# An SQL statement for ``actor_of``: id, e-mail, kind and stamp of the enabled ones among
+# ``principals`` (uuid[]), in psycopg2's style.
+PRINCIPALS = repository.PRINCIPALS
 _cache = PermissionCache()
 
 
@@ -84,18 +87,17 @@ def load_actor(session: Session, user_id: UUID) -> Actor | None:
     found = repository.principal(session, user_id)
     if found is None:
         return None
-    permissions, stamp = _cache.get(found.stamp, user_id), found.stamp
+    return actor_of(session, user_id, email=found.email, kind=found.kind, stamp=found.stamp)
+
+
+def actor_of(session: Session, user_id: UUID, *, email: str, kind: str, stamp: UUID) -> Actor:
+    """Return the principal of a row of ``PRINCIPALS`` with the permissions it has now."""
+    permissions = _cache.get(stamp, user_id)
     if permissions is None:
         resolved = repository.resolve(session, user_id)
         permissions, stamp = Permissions(resolved.permissions), resolved.stamp
         _cache.put(stamp, user_id, permissions)
-    return Actor(
-        user_id=user_id,
-        email=found.email,
-        kind=Kind(found.kind),
-        permissions=permissions,
-        stamp=stamp,
-    )
+    return Actor(user_id, email, Kind(kind), permissions, stamp=stamp)
 
 
 def recall(user_id: UUID) -> Actor | None:

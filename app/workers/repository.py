@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Select, delete, exists, func, insert, select, text, update
+from sqlalchemy import delete, func, insert, select, text, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
 
@@ -50,36 +50,20 @@ class Wanted:
         return self.has_code and self.desired == "running"
 
 
-def _wanted() -> Select[*tuple[Any, ...]]:  # Any: the columns are the fields of ``Wanted``
-    return (
-        select(
-            AppWorker.app_id,
-            AppWorker.desired_state,
-            AppWorker.generation,
-            AppWorker.home_node,
-            AppWorker.last_error,
-            Deployment.id,
-            func.coalesce(Deployment.sha256, ""),
-            Deployment.entry_point,
-            Deployment.runtime,
-        )
-        .select_from(AppWorker)
-        .outerjoin(Deployment, (Deployment.app_id == AppWorker.app_id) & Deployment.is_current)
-    )
-
-
 def wanted(session: Session, app_id: str) -> Wanted:
     """Return what is wanted of an app; an app without a row has nothing deployed."""
     return find_wanted(session, app_id) or Wanted(app_id)
 
 
-WANTED = """
+EACH_WANTED = """
 SELECT w.app_id, w.desired_state, w.generation, w.home_node, w.last_error,
        d.id, coalesce(d.sha256, ''), d.entry_point, d.runtime
 FROM trellis.app_workers w
 LEFT JOIN trellis.deployments d ON d.app_id = w.app_id AND d.is_current
-WHERE w.app_id = %s
 """
+WANTED = f"{EACH_WANTED} WHERE w.app_id = %(app_id)s"
+WANTED_OF = f"{EACH_WANTED} WHERE w.app_id = ANY (%(app_ids)s)"
+DEPLOYED = f"{EACH_WANTED} WHERE d.entry_point IS NOT NULL ORDER BY w.app_id"
 
 
 def find_wanted(session: Session, app_id: str) -> Wanted | None:
@@ -87,60 +71,58 @@ def find_wanted(session: Session, app_id: str) -> Wanted | None:
 
     Runs for every message of calls, hence past SQLAlchemy's statement building.
     """
-    row = session.connection().exec_driver_sql(WANTED, (app_id,)).one_or_none()
-    if row is None:
-        return None
-    values: Any = tuple(row)  # Any: the fields of ``Wanted`` in order
-    deployment_id = None if values[5] is None else UUID(str(values[5]))
-    return replace(Wanted(*values), deployment_id=deployment_id)
+    row = session.connection().exec_driver_sql(WANTED, {"app_id": app_id}).one_or_none()
+    return None if row is None else read_wanted(row)
+
+
+def read_wanted(row: Sequence[Any]) -> Wanted:  # Any: the columns of ``WANTED``
+    """Return the value of a row of ``WANTED``."""
+    deployment_id = None if row[5] is None else UUID(str(row[5]))
+    return replace(Wanted(*row), deployment_id=deployment_id)
 
 
 def wanted_of(session: Session, app_ids: Sequence[str]) -> dict[str, Wanted]:
     """Return what is wanted of several apps."""
-    rows = session.execute(_wanted().where(AppWorker.app_id.in_(app_ids)))
-    found = {row[0]: Wanted(*row) for row in rows}
+    values = {"app_ids": list(app_ids)}
+    rows = session.connection().exec_driver_sql(WANTED_OF, values)
+    found = {row[0]: read_wanted(row) for row in rows}
     return {app_id: found.get(app_id, Wanted(app_id)) for app_id in app_ids}
 
 
 def deployed(session: Session) -> list[Wanted]:
     """Return every app with deployed code, in order of its id."""
-    query = _wanted().where(Deployment.entry_point.is_not(None)).order_by(AppWorker.app_id)
-    return [Wanted(*row) for row in session.execute(query)]
+    return [read_wanted(row) for row in session.connection().exec_driver_sql(DEPLOYED)]
+
+
+RUNNABLE = f"""
+WITH instance AS (
+    SELECT i.status, i.last_crash_at FROM trellis.worker_instances i
+    WHERE i.app_id = %(app_id)s AND i.heartbeat_at > now() - interval '{INSTANCE_TTL_S} s'
+)
+SELECT EXISTS (
+    SELECT FROM trellis.app_workers w
+    JOIN trellis.deployments d ON d.app_id = w.app_id AND d.is_current
+    WHERE w.app_id = %(app_id)s AND w.desired_state = 'running' AND d.entry_point IS NOT NULL
+) AND (
+    EXISTS (SELECT FROM instance WHERE status IN ('running', 'starting'))
+    OR NOT EXISTS (
+        SELECT FROM instance
+        WHERE status = 'crashed' AND last_crash_at > now() - interval '{COOLING_S} s'
+    )
+)
+"""  # noqa: S608 - put together from constants
 
 
 def runnable(session: Session, app_id: str) -> bool:
-    """Tell whether calls of an app may be handed to a node."""
-    fresh = _fresh() & (WorkerInstance.app_id == app_id)
-    cooling = fresh & (
-        (WorkerInstance.status == "crashed")
-        & (WorkerInstance.last_crash_at > func.now() - _seconds(COOLING_S))
-    )
-    usable = fresh & WorkerInstance.status.in_(["running", "starting"])
-    query = select(
-        exists(
-            select(AppWorker.app_id)
-            .join(Deployment, (Deployment.app_id == AppWorker.app_id) & Deployment.is_current)
-            .where(
-                AppWorker.app_id == app_id,
-                AppWorker.desired_state == "running",
-                Deployment.entry_point.is_not(None),
-            )
-        )
-        & (
-            exists(select(WorkerInstance.node).where(usable))
-            | ~exists(select(WorkerInstance.node).where(cooling))
-        )
-    )
-    return bool(session.execute(query).scalar_one())
+    """Tell whether calls of an app may be handed to a node.
+
+    Runs for every turn, hence past SQLAlchemy's statement building.
+    """
+    found = session.connection().exec_driver_sql(RUNNABLE, {"app_id": app_id})
+    return bool(found.scalar_one())
 
 
-def _seconds(amount: float) -> Any:  # Any: an SQL interval
-    return text(f"interval '{float(amount)} seconds'")
-
-
-def _fresh() -> Any:  # Any: an SQL condition
-    return WorkerInstance.heartbeat_at > func.now() - _seconds(INSTANCE_TTL_S)
-
+FRESH = WorkerInstance.heartbeat_at > func.now() - text(f"interval '{INSTANCE_TTL_S} s'")
 
 # --- deployments -----------------------------------------------------------------------------
 
@@ -245,7 +227,7 @@ def set_last_error(session: Session, app_id: str, error: str) -> None:
 def raise_generations_of_running(session: Session) -> list[str]:
     """Raise the generation of every app with a live process; return those apps."""
     live = select(WorkerInstance.app_id).where(
-        _fresh(), WorkerInstance.status.in_(["running", "starting"])
+        FRESH, WorkerInstance.status.in_(["running", "starting"])
     )
     rows = session.execute(
         update(AppWorker)
@@ -322,7 +304,7 @@ def release_leases(session: Session, node: str) -> None:
 
 def instances(session: Session, app_id: str | None = None) -> list[WorkerInstance]:
     """Return the rows that live nodes keep, of one app or of all."""
-    query = select(WorkerInstance).where(_fresh())
+    query = select(WorkerInstance).where(FRESH)
     if app_id is not None:
         query = query.where(WorkerInstance.app_id == app_id)
     return list(session.scalars(query))
@@ -389,7 +371,7 @@ def drop_node(session: Session, node: str) -> None:
 
 def sweep(session: Session) -> int:
     """Delete the rows of dead nodes; return how many."""
-    result: Any = session.execute(delete(WorkerInstance).where(~_fresh()))  # Any: CursorResult
+    result: Any = session.execute(delete(WorkerInstance).where(~FRESH))  # Any: CursorResult
     return int(result.rowcount)
 
 
@@ -397,7 +379,7 @@ def drop_abandoned(session: Session, age_s: float) -> int:
     """Delete deployments whose activation never happened and will not; return how many."""
     gone = delete(Deployment).where(
         Deployment.activated_at.is_(None),
-        Deployment.created_at < func.now() - _seconds(age_s),
+        Deployment.created_at < func.now() - func.make_interval(0, 0, 0, 0, 0, 0, age_s),
     )
     result: Any = session.execute(gone)  # Any: CursorResult
     return int(result.rowcount)

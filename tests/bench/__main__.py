@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 
-from tests.bench import agents, data, install, jobs, rpc
+from tests.bench import agents, data, install, jobs, live, rpc
 
 
 def main(wanted: list[str]) -> None:
     """Measure the wanted quantities; all when none is named."""
-    known = [*jobs.QUANTITIES, "Q4", "Q5", "A1", "install"]
+    known = [*jobs.QUANTITIES, *live.QUANTITIES, "Q4", "Q5", "A1", "install"]
     unknown = set(wanted) - set(known)
     if unknown:
         raise SystemExit(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(known)}")
@@ -17,6 +17,9 @@ def main(wanted: list[str]) -> None:
     jobs_wanted = [name for name in chosen if name in jobs.QUANTITIES]
     if jobs_wanted:
         jobs.main(jobs_wanted)
+    live_wanted = [name for name in chosen if name in live.QUANTITIES]
+    if live_wanted:
+        live.main(live_wanted)
     if "Q4" in chosen:
         rpc.main()
     if "Q5" in chosen:
