@@ -111,3 +111,39 @@ def test_a_worker_stores_a_file(
     assert answer.content == b"a,b\n" * 100_000
     assert answer.headers["content-disposition"] == 'attachment; filename="r.csv"'
     assert shared_platform.admin.delete(f"/apps/till/storage/{file_id}").status_code == 200
+
+
+INTEGRATION = """
+from trellis_worker import serve
+
+
+def webhook(params, caller, ctx):
+    if params["body"] == "refuse":
+        raise ValueError("internal detail")
+    return [params["event"], params["body"], params["config"], caller.email]
+
+
+serve(rpc={"__webhook": webhook})
+"""
+
+
+def test_an_integration_gets_its_events(shared_platform: Platform) -> None:
+    shared_platform.install("till_link", INTEGRATION, type="integration", webhooks=["sold"])
+    (hook,) = shared_platform.admin.get("/apps/till_link/webhooks").json()
+    answer = call(shared_platform, hook, b'{"n": 1}')
+    assert answer.json() == ["sold", {"n": 1}, {}, "admin@example.com"]
+    failed = call(shared_platform, hook, b"refuse")
+    assert (failed.status_code, failed.json()) == (500, {"error": "webhook handler failed"})
+
+
+def test_an_integration_of_the_catalog_has_an_address_of_its_own(
+    shared_platform: Platform,
+) -> None:
+    tokens = {
+        shared_platform.admin.post("/integrations/catalog/notion/deploy").json()["webhookToken"]
+        for _ in range(2)
+    }
+    (token,) = tokens
+    sent = {"type": "page_created", "page": 7}
+    answer = httpx.post(f"{shared_platform.stack.url}/api/v1/hooks/{token}", json=sent)
+    assert (answer.status_code, answer.json()) == (200, {"event": "page_created", "data": sent})
