@@ -29,6 +29,7 @@ READ_BY_MEMORY = "SET LOCAL statement_timeout = %s; SELECT trellis.expect_v1(%s,
 WRITE_BY_MEMORY = (
     "SET LOCAL statement_timeout = %s; SET LOCAL trellis.user_id = %s;"
     "SET LOCAL trellis.delegator_id = %s; SET LOCAL trellis.source = %s;"
+    "SET LOCAL trellis.hook_depth = %s;"
     "SELECT trellis.expect_v1(%s, %s, %s::uuid, %s);"
 )
 OPEN = (
