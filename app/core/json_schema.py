@@ -18,6 +18,7 @@ from app.core.errors import Invalid
 
 JSONObject = Mapping[str, Any]  # Any: JSON values
 MAX_RULE_CHARS = 200
+BROKEN = "the schema it must fit is not valid"
 
 
 def with_defaults(schema: JSONObject, value: Any) -> Any:  # Any: a JSON value
@@ -55,8 +56,8 @@ def violation(schema: JSONObject, value: Any) -> tuple[str, str] | None:  # Any:
     try:
         Draft202012Validator.check_schema(schema)
         error = best_match(validator.iter_errors(value))
-    except (SchemaError, Unresolvable, re.error):
-        return "$", "the schema it must fit is not valid"
+    except (SchemaError, Unresolvable, re.error, RecursionError):
+        return "$", BROKEN
     return None if error is None else (error.json_path, _reason(error))
 
 

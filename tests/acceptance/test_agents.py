@@ -175,11 +175,65 @@ def test_actions_run_as_the_invoker_with_narrowed_rights(
     assert (done[0]["output"]["said"], done[0]["output"]["as"]) == ("HEY", me)
     assert "*" not in done[0]["output"]["perms"]
     assert "app:actor:notes.create" in done[0]["output"]["perms"]
-    assert done[1]["error"] == "input: 'text' is a required property"
+    assert done[1]["error"] == "input: $: 'text' is a required property"
     path = "/tools/call_action/execute"
     body = {"appId": "actor", "args": {"app": "actor", "action": "shout", "input": {"text": "yo"}}}
     answer = shared_platform.admin.post(path, json=body)
     assert (answer.status_code, answer.json()["said"]) == (200, "YO")
+
+
+LAMP = """
+from trellis_worker import serve
+def act(params):
+    if params["action"] == "break":
+        return {"ok": False, "error": {"code": "NOT_FOUND", "message": "no such lamp"}}
+    return {"ok": True, "data": {"level": params["input"]["level"], "as": params["userId"]}}
+serve(rpc={"__integration": act})
+"""
+
+
+def test_integrations_are_called_with_the_rights_of_a_run(
+    shared_platform: Platform, model: ModelServer
+) -> None:
+    admin = shared_platform.admin
+    level = {"type": "integer", "maximum": 100}
+    dim = {"type": "object", "properties": {"level": level}, "required": ["level"]}
+    actions = [
+        {"id": "dim", "name": "Dim", "inputSchema": dim},
+        {"id": "break", "name": "Break"},
+        {"id": "off", "name": "Off"},
+    ]
+    shared_platform.install("lamp", LAMP, type="integration", actions=actions)
+    prepare(shared_platform, model, "lighting")
+    role = next(r for r in admin.get("/roles").json() if r["name"] == "app:lighting:agent")
+    keys = [*role["permissions"], "integration:lamp:dim", "integration:lamp:break"]
+    admin.patch("/roles/app:lighting:agent", json={"permissions": keys})
+
+    def lamp(action: str, **given: Any) -> Call:
+        body = {"integration_id": "lamp", "action": action, "input": given}
+        return Call("call_integration", body)
+
+    model.call(Call("list_integrations"), lamp("dim", level=7), lamp("dim", level=700))
+    model.call(lamp("break"), lamp("off"), lamp("explode"))
+    model.say("ok")
+    events = ask(shared_platform, "lighting", "x")
+    done = [e.data for e in events if e.kind == "tool_call_completed"]
+    listed = [(i["id"], [a["id"] for a in i["actions"]]) for i in done[0]["output"]]
+    assert listed == [("lamp", ["dim", "break"])]
+    me = admin.get("/auth/me").json()["id"]
+    assert done[1]["output"] == {"ok": True, "data": {"level": 7, "as": me}}
+    assert done[2]["error"].startswith("input: $.level: ")
+    assert done[3]["output"]["error"]["code"] == "NOT_FOUND"
+    assert done[4]["error"] == "missing permission: integration:lamp:off"
+    assert done[5]["error"] == "missing permission: integration:lamp:explode"
+    body = {"integration_id": "lamp", "action": "dim", "input": {"level": 8}}
+    path = "/tools/call_integration/execute"
+    answer = admin.post(path, json={"appId": "lighting", "args": body})
+    assert (answer.status_code, answer.json()["data"]["level"]) == (200, 8)
+    missing = {**body, "action": "explode"}
+    answer = admin.post(path, json={"appId": "lighting", "args": missing})
+    assert (answer.status_code, answer.json()) == (404, {"error": "action 'explode' not found"})
+    admin.delete("/apps/lamp")
 
 
 OWN_LOOP = """

@@ -11,14 +11,12 @@ from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any, Final
 
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import SchemaError
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.agents.models import MCPServer, MCPTool
-from app.agents.tools.base import Tool, ToolContext, check_schema, tool_key
-from app.core.errors import Failed, Invalid
+from app.agents.tools.base import Tool, ToolContext, tool_key
+from app.core import json_schema
 
 JSONObject = dict[str, Any]  # Any: JSON values
 CallTool = Callable[[str, str, JSONObject], str]
@@ -61,15 +59,7 @@ def usable_schema(schema: JSONObject) -> JSONObject:
 
     The server checks its arguments itself; ours only spares it and the model a round.
     """
-    try:
-        Draft202012Validator.check_schema(schema)
-        check_schema(schema, {}, "args")
-    except (Failed, SchemaError):
-        return ANYTHING
-    except Invalid:
-        # Fine: no tool has to accept an empty call.
-        return schema
-    return schema
+    return ANYTHING if json_schema.violation(schema, {}) == ("$", json_schema.BROKEN) else schema
 
 
 def _tool(row: MCPTool, call: CallTool) -> Tool:

@@ -14,11 +14,11 @@ from app.agents.tools.base import (
     JSONObject,
     Tool,
     ToolContext,
-    check_schema,
     require_app,
     touches_app,
 )
 from app.apps import service as apps_service
+from app.core import json_schema
 from app.core.errors import Failed, Invalid, NotFound
 from app.workers import rpc
 from workers_runtime.protocol import CallKind
@@ -89,7 +89,7 @@ def _action(context: ToolContext, arguments: JSONObject) -> JSONObject:
     for action in manifest.get("actions") or ():
         if action["id"] == wanted:
             if action.get("inputSchema"):
-                check_schema(action["inputSchema"], arguments.get("input") or {}, "input")
+                json_schema.check(action["inputSchema"], arguments.get("input") or {}, "input")
             found: JSONObject = action
             return found
     raise NotFound(f"action '{wanted}' not found in app '{app_id}'")

@@ -10,13 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import best_match
-from referencing import Registry
-
 from app.agents.providers.base import ToolSpec
+from app.core import json_schema
 from app.core.actor import Actor
-from app.core.errors import Failed, Forbidden, Invalid
+from app.core.errors import Forbidden
 from app.core.permissions import Permissions
 from app.core.platform import Platform
 from app.workers.service import WorkerHost
@@ -99,7 +96,7 @@ class Tool:
         Raises:
             Invalid: they do not; the text names the place.
         """
-        check_schema(self.schema, arguments, "args")
+        json_schema.check(self.schema, arguments, "args")
         checked: JSONObject = arguments
         return checked
 
@@ -107,25 +104,6 @@ class Tool:
 def tool_key(name: str) -> str:
     """Return the permission to use a tool; keys have no upper case and no ``-``."""
     return "tool:" + re.sub(r"[^a-z0-9_]", "_", name.lower())
-
-
-def check_schema(schema: JSONObject, value: Any, label: str) -> None:  # Any: a JSON value
-    """Refuse a value that does not fit a JSON Schema.
-
-    Raises:
-        Invalid: the text names the place and the rule.
-        Failed: the schema itself is broken.
-    """
-    # With an empty registry no ``$ref`` makes the library fetch an address that an app names.
-    validator = Draft202012Validator(schema, registry=Registry())
-    try:
-        error = best_match(validator.iter_errors(value))
-    except Exception as exc:
-        # Unknown types, bad patterns, endless references: the library has no common error.
-        raise Failed(f"{label}: the schema it must fit is not valid") from exc
-    if error is not None:
-        place = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in error.absolute_path)
-        raise Invalid(f"{label}{place}: {error.message[:500]}")
 
 
 def touches_app(permissions: Permissions, app_id: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from app.agents.tools import apps, data
+from app.agents.tools import apps, data, integrations
 from app.agents.tools.base import Tool
 
 BUILT_IN: Mapping[str, Tool] = {
@@ -13,6 +13,8 @@ BUILT_IN: Mapping[str, Tool] = {
     for tool in (
         data.QUERY_DATA,
         data.MUTATE_DATA,
+        integrations.LIST_INTEGRATIONS,
+        integrations.CALL_INTEGRATION,
         apps.LIST_APPS,
         apps.DESCRIBE_APP,
         apps.LIST_ACTIONS,
