@@ -29,7 +29,7 @@ log = structlog.get_logger(__name__)
 
 STALE_AFTER_S: Final = 2.0
 HOUR_S: Final = 3600.0
-AGENT_SWEEP_S: Final = 30.0
+AGENT_SWEEP_BEATS: Final = 3
 
 Duties = list[tuple[float, Callable[[], None]]]
 
@@ -60,7 +60,7 @@ def duties(platform: Platform, put: Callable[[Message], None]) -> Duties:
         (platform.settings.jobs.sweep_interval.total_seconds(), jobs),
         (1.0, crons),
         (HOUR_S, history),
-        (AGENT_SWEEP_S, agents),
+        (AGENT_SWEEP_BEATS * platform.settings.agents.heartbeat.total_seconds(), agents),
     ]
 
 
