@@ -275,7 +275,8 @@ class Installer:
         tools = [Path(part).resolve() for part in argv if part.startswith("/")]
         given = [Path(value) for value in self._env.values() if value.startswith("/")]
         folders = (self._places.python, *interpreter_files(self._python))
-        around = [tool.parent.parent for tool in tools if tool.parent.name == "bin"]
+        # npm is a script among the files of its package, in its folder `bin`.
+        around = [tool.parent.parent for tool in tools if tool.suffix == ".js"]
         reads = (*INSTALL_FILES, *folders, *tools, *around, *given)
         return Reach(reads=tuple(reads), writes=(staging, target))
 

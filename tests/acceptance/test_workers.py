@@ -346,7 +346,7 @@ serve(rpc={"use": use, "leak": leak})
             listening.join(20)
     where = {line.split()[0] + " " + line.split()[1] for line in monitored if canary in line}
     # What the app itself printed, and the one answer that carries its error.
-    assert all(f"logs:{app}" in place or "replies:" in place for place in where), where
+    assert all(f"logs:{app}" in place or " replies:" in place for place in where), where
     for name in platform.stack.processes:
         assert canary not in platform.stack.log(name)
     with psycopg2.connect(platform.database_url.replace("+psycopg2", "")) as connection:
