@@ -7,9 +7,11 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from app.agents import service as agents_service
-from app.agents.events import AgentRegistered
+from app.agents.events import AgentRegistered, ApprovalRequested, RunEnded
 from app.apps.events import AppInstalled, AppUninstalled
 from app.auth.events import UserCreated, UserDeleted, UserDeleting
+from app.channels import replies as channels_replies
+from app.channels import service as channels_service
 from app.core.crypto import Cipher
 from app.core.db import make_engine
 from app.core.events import Subscriptions
@@ -87,6 +89,9 @@ def subscriptions() -> Subscriptions:
     listed.add(CronCreated, agents_service.cron_created)
     listed.add(CronDeleted, agents_service.cron_deleted)
     listed.add(AgentRegistered, hooks_service.delegate_again)
+    listed.add(AgentRegistered, channels_service.delegate_again)
+    listed.add(RunEnded, channels_replies.run_ended)
+    listed.add(ApprovalRequested, channels_replies.approval_requested)
     return listed
 
 

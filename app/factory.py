@@ -16,6 +16,7 @@ from app.apps import routes as apps_routes
 from app.audit import routes as audit_routes
 from app.auth import routes as auth_routes
 from app.auth.oidc import routes as oidc_routes
+from app.channels import routes as channels_routes
 from app.core.platform import Platform
 from app.crons import routes as crons_routes
 from app.data import routes as data_routes
@@ -76,6 +77,7 @@ def _register_slices(app: Flask, api: Api) -> None:
     api.register_blueprint(workers_routes.blp)
     api.register_blueprint(agents_routes.blp)
     api.register_blueprint(llm_routes.blp)
+    api.register_blueprint(channels_routes.blp)
     app.extensions[ACTOR_LOADER] = rbac_service.load_actor
 
 

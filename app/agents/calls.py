@@ -19,6 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from app.agents import run_repository as repository
 from app.agents import supervision, transcript
 from app.agents.active import ActiveRun
+from app.agents.events import ApprovalRequested
 from app.agents.models import AgentApproval, AgentToolCall
 from app.agents.tools.base import InvokeAgent, Tool
 from app.core.clock import utc_now
@@ -268,6 +269,8 @@ def _ask(uow: UnitOfWork, active: ActiveRun, asked: Asked, reason: str) -> None:
             "app_id": run.app_id,
         },
     )
+    root_id = run.parent_run_id or run.id
+    uow.emit(ApprovalRequested(approval.id, root_id, asked.tool_name, asked.given or {}, reason))
 
 
 def _execute(

@@ -32,13 +32,6 @@ NOT_BUILT = {
     "POST /api/v1/integrations/{id}/auth/start",
     "POST /api/v1/integrations/{id}/auth/credentials",
     "GET /api/v1/integrations/auth/callback",
-    "GET /api/v1/channels",
-    "POST /api/v1/channels",
-    "DELETE /api/v1/channels/{channelId}",
-    "POST /api/v1/channels/{channelId}/activate",
-    "POST /api/v1/channels/{channelId}/deactivate",
-    "POST /api/v1/channels/{channelId}/link",
-    "GET /api/v1/channels/{channelId}/identity",
 }
 # Served by flask-smorest and open to everybody: they describe the API and hold no data.
 DOCUMENTATION = {"/api/v1/openapi.json", "/api/v1/docs", "/api/v1/docs/assets/<path:name>"}

@@ -1,0 +1,86 @@
+"""Files that people send in chats: fetched from the provider, kept in the app's storage.
+
+Source: REST contract part 40, section 7.5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import structlog
+
+from app.agents import attended
+from app.channels import repository
+from app.channels.client import Api, ProviderFailed, open_api
+from app.channels.providers import PROVIDERS
+from app.core import vault
+from app.core.errors import AppError
+from app.core.platform import Platform
+
+log = structlog.get_logger(__name__)
+
+JSONObject = dict[str, Any]  # Any: JSON values
+
+MAX_FILES = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """Files to fetch.
+
+    Attributes:
+        app_id: in whose storage they are kept.
+        user_id: who sent them.
+        media: what the provider said about each.
+    """
+
+    channel_id: UUID
+    app_id: str
+    user_id: UUID
+    media: Sequence[JSONObject]
+
+
+def fetch(platform: Platform, order: Order) -> dict[str, object]:
+    """Fetch and keep files; name those that could not be had.
+
+    Returns:
+        ``file_ids`` and ``notes``, lines for the text.
+    """
+    file_ids: list[str] = []
+    notes: list[str] = []
+    with platform.uow() as uow:
+        channel = repository.channel(uow.session, order.channel_id)
+        secrets = vault.get_all(uow.session, platform.cipher, f"channel:{order.channel_id}")
+    if channel is None:
+        return {"file_ids": file_ids, "notes": notes}
+    provider = channel.provider
+    notes += [f"[{_named(media)}: there are too many files]" for media in order.media[MAX_FILES:]]
+    for media in order.media[:MAX_FILES]:
+        try:
+            api = open_api(platform.settings, provider, secrets)
+            file_ids.append(str(_keep(platform, order, provider, api, media)))
+        except (ProviderFailed, AppError) as exc:
+            log.warning("channel_file_not_fetched", provider=provider, reason=str(exc))
+            notes.append(f"[{_named(media)} could not be fetched: {exc}]")
+    return {"file_ids": file_ids, "notes": notes}
+
+
+def _keep(platform: Platform, order: Order, provider: str, api: Api, media: JSONObject) -> UUID:
+    file = PROVIDERS[provider].download(api, media)
+    with platform.uow() as uow:
+        return attended.keep_file(
+            uow,
+            app_id=order.app_id,
+            user_id=order.user_id,
+            name=file.name,
+            content_type=file.content_type,
+            data=file.data,
+        )
+
+
+def _named(media: JSONObject) -> str:
+    name = media.get("name")
+    return f"{media['kind']} {name}" if name else str(media["kind"])
