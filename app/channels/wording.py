@@ -60,8 +60,9 @@ def split(text: str, limit: int) -> list[str]:
     rest = text.strip("\n")
     while units(rest) > limit:
         most = _longest(rest, limit)
-        cut = rest.rfind("\n", 1, most + 1)
-        cut = rest.rfind(" ", 1, most + 1) if cut <= 0 else cut
+        # An end of a line is worth a part that is half as long, an end of a word any.
+        cut = rest.rfind("\n", most // 2, most + 1)
+        cut = max(rest.rfind(char, 1, most + 1) for char in "\n ") if cut <= 0 else cut
         cut = most if cut <= 0 else cut
         parts.append(rest[:cut].rstrip())
         rest = rest[cut + 1 :] if rest[cut] in "\n " else rest[cut:]

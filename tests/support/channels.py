@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -30,7 +30,7 @@ class ChannelWorker:
     """Runs the tasks' bodies for whatever is due."""
 
     platform: Platform
-    typed: list[ShowTyping] = field(default_factory=list)
+    typing: bool = True
 
     def step(self) -> int:
         """Do what is due once; return how much that was."""
@@ -38,9 +38,8 @@ class ChannelWorker:
             messages = upkeep.due(uow, age=timedelta())
         bodies = {d.message.name: d.body for d in base.DEFINITIONS}
         for message in messages:
-            if isinstance(message, ShowTyping):
-                self.typed.append(message)
-            bodies[message.name](self.platform, **message.arguments())
+            if self.typing or not isinstance(message, ShowTyping):
+                bodies[message.name](self.platform, **message.arguments())
         return sum(not isinstance(message, ShowTyping) for message in messages)
 
     def until(self, condition: Callable[[], Any], timeout: float = 20.0) -> Any:

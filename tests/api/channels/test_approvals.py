@@ -65,7 +65,7 @@ def test_approvals_are_decided_in_the_chat(
     assert bot.press("launch:x") == "This request is already closed."
     # The agent waits without a worker, and so does the next text.
     bot.tell("and this")
-    bot.worker.settle()
+    bot.worker.step()
     typed = len(telegram.of("sendChatAction"))
     bot.worker.step()
     assert len(telegram.of("sendChatAction")) == typed
