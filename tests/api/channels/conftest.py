@@ -10,6 +10,7 @@ import pytest
 from app.core.platform import Platform
 from config.settings import Settings
 from tests.fakes.model_server import ModelServer, model_server
+from tests.fakes.slack import FakeSlack, running_slack
 from tests.fakes.telegram import FakeTelegram, running_telegram
 from tests.support.agents import AgentWorker, install_agent, register_model, working
 from tests.support.api import ApiClient
@@ -22,6 +23,13 @@ def telegram() -> Iterator[FakeTelegram]:
     with running_telegram() as fake:
         yield fake
         assert fake.complaints == []
+
+
+@pytest.fixture
+def slack() -> Iterator[FakeSlack]:
+    """A Web API."""
+    with running_slack() as fake:
+        yield fake
 
 
 @pytest.fixture
