@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from app.agents import transcript
 from app.agents.active import ActiveRun
 from app.agents.providers.base import ModelConfig
-from app.core.errors import Invalid, NotFound, NotReady
+from app.core.errors import Invalid, NotFound
 
 JSONObject = dict[str, Any]  # Any: JSON values
 
@@ -69,18 +69,6 @@ def find(session: Session, app_id: str, file_id: UUID) -> StoredFile | None:
     """
     del session, app_id, file_id
     return None
-
-
-def keep(session: Session, app_id: str, user_id: UUID, file: StoredFile) -> UUID:
-    """Put a file into an app's storage; there is none until files of apps can be uploaded.
-
-    Raises:
-        NotReady: always, for now.
-
-    Source: REST contract part 20, section 11.1.
-    """
-    del session, app_id, user_id, file
-    raise NotReady("files cannot be stored here")
 
 
 class Loader:

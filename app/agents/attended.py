@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from sqlalchemy.orm import Session
 
 from app.agents import approvals, attachments, repository, requests, service
 from app.agents import run_repository as run_rows
-from app.agents.attachments import StoredFile
 from app.agents.messages import RunAgent
 from app.core.actor import Actor
 from app.core.errors import Forbidden, NotFound
@@ -77,19 +76,6 @@ def start(
     )
     uow.send_after_commit(RunAgent(str(opened.run_id)))
     return opened.run_id
-
-
-def keep_file(
-    uow: UnitOfWork, *, app_id: str, user_id: UUID, name: str, content_type: str, data: bytes
-) -> UUID:
-    """Store a file somebody sent in an app's storage and return its id.
-
-    Raises:
-        NotReady: files cannot be stored here.
-    """
-    return attachments.keep(
-        uow.session, app_id, user_id, StoredFile(uuid4(), name, content_type, data)
-    )
 
 
 def choices(session: Session, actor: Actor) -> list[AgentRef]:

@@ -5,6 +5,7 @@ Source: REST contract part 40, section 7.5.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,13 +13,15 @@ from uuid import UUID
 
 import structlog
 
-from app.agents import attended
+from app.apps import service as apps_service
 from app.channels import repository
 from app.channels.client import Api, ProviderFailed, open_api
 from app.channels.providers import PROVIDERS
 from app.core import vault
 from app.core.errors import AppError
 from app.core.platform import Platform
+from app.files import service as files_service
+from app.files.service import Content
 
 log = structlog.get_logger(__name__)
 
@@ -70,15 +73,14 @@ def fetch(platform: Platform, order: Order) -> dict[str, object]:
 
 def _keep(platform: Platform, order: Order, provider: str, api: Api, media: JSONObject) -> UUID:
     file = PROVIDERS[provider].download(api, media)
+    content = Content(file.name, file.content_type, len(file.data), io.BytesIO(file.data))
+    quota = platform.settings.http.app_files_quota
     with platform.uow() as uow:
-        return attended.keep_file(
-            uow,
-            app_id=order.app_id,
-            user_id=order.user_id,
-            name=file.name,
-            content_type=file.content_type,
-            data=file.data,
+        apps_service.require(uow.session, order.app_id)
+        stored = files_service.store(
+            uow, order.user_id, app_id=order.app_id, content=content, quota=quota
         )
+    return stored.id
 
 
 def _named(media: JSONObject) -> str:
