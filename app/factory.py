@@ -20,7 +20,10 @@ from app.channels import routes as channels_routes
 from app.core.platform import Platform
 from app.crons import routes as crons_routes
 from app.data import routes as data_routes
+from app.files import routes as files_routes
+from app.files import storage_routes
 from app.hooks import routes as hooks_routes
+from app.hooks import webhook_routes
 from app.http import errors, health
 from app.http.api import Api, make_api
 from app.http.views import ACTOR_LOADER, PLATFORM
@@ -69,8 +72,11 @@ def _register_slices(app: Flask, api: Api) -> None:
     api.register_blueprint(rbac_routes.blp)
     api.register_blueprint(apps_routes.blp)
     api.register_blueprint(data_routes.blp)
+    api.register_blueprint(files_routes.blp)
+    api.register_blueprint(storage_routes.blp)
     api.register_blueprint(audit_routes.blp)
     api.register_blueprint(hooks_routes.blp)
+    api.register_blueprint(webhook_routes.blp)
     api.register_blueprint(jobs_routes.blp)
     api.register_blueprint(crons_routes.blp)
     api.register_blueprint(secrets_routes.blp)

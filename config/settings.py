@@ -263,6 +263,12 @@ class JobSettings:
     cron_run_days: int = setting(
         "CRON_RUN_DAYS", positive(), 7, "Days to keep the history of cron runs."
     )
+    webhook_delivery_days: int = setting(
+        "WEBHOOK_DELIVERY_DAYS",
+        natural(),
+        7,
+        "Days to keep what was delivered to webhooks, the latest 100 calls of each at most; 0 = for ever.",
+    )
     leader_retry: timedelta = setting(
         "TICK_LEADER_RETRY",
         Seconds(),
@@ -427,6 +433,12 @@ class HTTPSettings:
     )
     max_body_bytes: int = setting(
         "MAX_BODY_BYTES", positive(), 50 * 1024 * 1024, "Size limit of a request body in bytes."
+    )
+    app_files_max_bytes: int = setting(
+        "APP_FILES_MAX_BYTES",
+        natural(),
+        10 * 1024**3,
+        "Bytes the stored files of one app may take, and those it has on disk; 0 = any.",
     )
     outgoing_networks: tuple[IPv4Network | IPv6Network, ...] = setting(
         "OUTGOING_NETWORKS",

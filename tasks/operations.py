@@ -19,6 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from app.core.actor import Actor, Source
 from app.core.errors import AppError, Forbidden, Invalid
 from app.data import service as data_service
+from app.files import service as files_service
 from app.http.errors import translate_database_error
 from app.jobs import service as jobs_service
 from tasks.calls import OpenCall
@@ -104,6 +105,23 @@ def _job_extend(node: Node, call: OpenCall, message: JSONObject) -> JSONObject:
     return {"ok": True}
 
 
+def _storage_upload(node: Node, call: OpenCall, message: JSONObject) -> JSONObject:
+    size = message.get("size") or 0
+    if isinstance(size, bool) or not isinstance(size, int) or size < 0:
+        raise Invalid("size must be a number of bytes")
+    given = message.get("content_type")
+    with node.platform.uow() as uow:
+        path = files_service.upload_path(
+            uow,
+            None if call.actor is None else call.actor.user_id,
+            app_id=call.app_id,
+            name=_text(message, "name"),
+            content_type=given if isinstance(given, str) else "",
+            size=size,
+        )
+    return {"url": node.platform.settings.http.public_url.rstrip("/") + path}
+
+
 def _user(call: OpenCall, otherwise: str) -> Actor:
     """Return the caller of a call; there must be one."""
     if call.actor is None or call.actor.user_id is None:
@@ -142,6 +160,7 @@ OPERATIONS: Mapping[str, Operation] = {
     "collection_op": _collection_op,
     "job_enqueue": _job_enqueue,
     "job_extend": _job_extend,
+    "storage_upload": _storage_upload,
     "sql_query": _sql_query,
     "sql_begin": _sql_begin,
     "sql_exec": _sql_exec,

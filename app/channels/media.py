@@ -74,7 +74,7 @@ def fetch(platform: Platform, order: Order) -> dict[str, object]:
 def _keep(platform: Platform, order: Order, provider: str, api: Api, media: JSONObject) -> UUID:
     file = PROVIDERS[provider].download(api, media)
     content = Content(file.name, file.content_type, len(file.data), io.BytesIO(file.data))
-    quota = platform.settings.http.app_files_quota
+    quota = platform.settings.http.app_files_max_bytes
     with platform.uow() as uow:
         apps_service.require(uow.session, order.app_id)
         stored = files_service.store(

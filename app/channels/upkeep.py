@@ -19,6 +19,7 @@ from app.core import vault
 from app.core.messaging import Message
 from app.core.platform import Platform
 from app.core.uow import UnitOfWork
+from config.settings import JobSettings
 
 log = structlog.get_logger(__name__)
 
@@ -73,6 +74,6 @@ def show_typing(platform: Platform, channel_id: UUID, chat: str) -> None:
         log.info("channel_typing_not_shown", provider=channel.provider, reason=exc.reason)
 
 
-def prune(uow: UnitOfWork) -> int:
+def prune(uow: UnitOfWork, _settings: JobSettings) -> int:
     """Forget which events came in more than a day ago; return how many were forgotten."""
     return repository.forget_done(uow.session, age=KEPT, limit=BATCH)

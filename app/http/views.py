@@ -59,6 +59,15 @@ class View(MethodView):
         with self.platform.uow.reading() as session:
             self.actor = self._admit(session, path)
 
+    def authenticate(self, session: Session) -> Actor:
+        """Return who sends the request; for views that let some callers in without a token.
+
+        Raises:
+            Unauthenticated: nobody the platform knows.
+        """
+        load_actor: ActorLoader = current_app.extensions[ACTOR_LOADER]
+        return authenticate(request, session, load_actor)
+
     def _admit_alone(self, path: dict[str, Any]) -> None:  # Any: path converters
         gate = self._gate()
         if gate.deferred:
@@ -76,8 +85,7 @@ class View(MethodView):
         gate = self._gate()
         if gate.public:
             return ANONYMOUS
-        load_actor: ActorLoader = current_app.extensions[ACTOR_LOADER]
-        actor = authenticate(request, session, load_actor)
+        actor = self.authenticate(session)
         if gate.check is not None:
             gate.check(actor, path)
         return actor
