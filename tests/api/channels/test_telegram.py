@@ -296,3 +296,35 @@ def test_what_cannot_be_sent_is_tried_again(
     assert "Lost." not in telegram.texts()
     messages = admin.get("/apps/stock/agent/sessions").json
     assert messages[0]["turn_count"] == 3
+
+
+def test_files_become_attachments(
+    admin: ApiClient, bot: Bot, telegram: FakeTelegram, model: ModelServer
+) -> None:
+    bot.link(admin)
+    telegram.files["big"] = ("photo.png", b"\x89PNG big")
+    telegram.files["notes"] = ("notes.txt", b"remember the milk")
+    sizes = [
+        {"file_id": "small", "width": 90, "height": 60},
+        {"file_id": "big", "width": 1280, "height": 720},
+    ]
+    model.say("I see.")
+    assert bot.ask(None, caption="what is this?", photo=sizes) == "I see."
+    picture, question = model.requests[-1].body["messages"][-1]["content"]
+    assert picture["image_url"]["url"].startswith("data:image/jpeg;base64,")
+    assert question["text"] == "what is this?"
+
+    document = {"file_id": "notes", "file_name": "notes.txt", "mime_type": "text/plain"}
+    model.say("Milk.")
+    assert bot.ask(None, document=document) == "Milk."
+    assert "remember the milk" in str(model.requests[-1].body["messages"][-1]["content"])
+    stored = rows(bot.worker.platform, "SELECT name, app_id, uploaded_by FROM trellis.files")
+    assert {row[0] for row in stored} == {"photo.png", "notes.txt"}
+    assert {(row[1], str(row[2])) for row in stored} == {("stock", admin.user_id)}
+
+    # What cannot be had is named, and the rest is asked all the same.
+    telegram.failures["getFile"].append(Failure(400, "Bad Request: file is too big"))
+    model.say("What a pity.")
+    assert bot.ask(None, caption="listen", voice={"file_id": "v"}) == "What a pity."
+    asked = model.requests[-1].body["messages"][-1]["content"]
+    assert asked == "listen\n[voice could not be fetched: Bad Request: file is too big]"
