@@ -11,7 +11,14 @@ from redis.retry import Retry
 from app.agents import service as agents_service
 from app.agents.events import AgentRegistered, ApprovalRequested, RunEnded
 from app.apps.events import AppInstalled, AppUninstalled
-from app.auth.events import UserCreated, UserDeleted, UserDeleting
+from app.auth.events import (
+    RolesConferred,
+    RolesOffered,
+    UserCreated,
+    UserDeleted,
+    UserDeleting,
+)
+from app.auth.oidc import providers as oidc_providers
 from app.channels import replies as channels_replies
 from app.channels import service as channels_service
 from app.core.crypto import Cipher
@@ -30,6 +37,7 @@ from app.hooks import webhooks
 from app.jobs import service as jobs_service
 from app.jobs.turns import TurnPublisher, Turns
 from app.rbac import service as rbac_service
+from app.rbac import subscribers as rbac_subscribers
 from app.secrets import service as secrets_service
 from app.secrets.events import PlatformSecretChanged
 from app.workers import service as workers_service
@@ -62,21 +70,24 @@ def bootstrap(settings: Settings, publisher: Publisher, *, process: str) -> Plat
 
 
 def first_boot(platform: Platform) -> None:
-    """Put in place what every installation has: built-in roles and keys, the assistant.
+    """Put in place what an installation starts with: roles, keys, a provider, the assistant.
 
     Idempotent, and safe in several processes at once; every web process does it at its start.
     """
     with platform.uow() as uow:
         lock(uow.session, AdvisoryLock.FIRST_BOOT)
         rbac_service.ensure_builtin(uow)
+        oidc_providers.ensure_default(uow, platform.cipher, platform.settings.oidc)
         agents_service.seed_assistant(uow)
 
 
 def subscriptions(cipher: Cipher) -> Subscriptions:
     """List every subscriber of every domain event."""
     listed = Subscriptions()
-    listed.add(UserCreated, rbac_service.give_first_role)
-    listed.add(UserDeleting, rbac_service.before_user_goes)
+    listed.add(UserCreated, rbac_subscribers.give_first_role)
+    listed.add(UserDeleting, rbac_subscribers.before_user_goes)
+    listed.add(RolesOffered, rbac_subscribers.check_offer)
+    listed.add(RolesConferred, rbac_subscribers.confer)
     listed.add(UserDeleted, workers_service.end_calls_of_user)
     listed.add(AppUninstalled, workers_service.forget_app)
     listed.add(AppUninstalled, secrets_service.forget_app)

@@ -15,7 +15,9 @@ from app.agents import routes as agents_routes
 from app.apps import routes as apps_routes
 from app.audit import routes as audit_routes
 from app.auth import routes as auth_routes
+from app.auth.magic_links import routes as magic_links_routes
 from app.auth.oidc import routes as oidc_routes
+from app.auth.service_accounts import routes as service_accounts_routes
 from app.channels import routes as channels_routes
 from app.core.platform import Platform
 from app.crons import routes as crons_routes
@@ -69,6 +71,8 @@ def _register_slices(app: Flask, api: Api) -> None:
     api.register_blueprint(health.blp)
     api.register_blueprint(auth_routes.blp)
     api.register_blueprint(oidc_routes.blp)
+    api.register_blueprint(service_accounts_routes.blp)
+    api.register_blueprint(magic_links_routes.blp)
     api.register_blueprint(rbac_routes.blp)
     api.register_blueprint(apps_routes.blp)
     api.register_blueprint(data_routes.blp)

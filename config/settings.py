@@ -224,6 +224,29 @@ class AuthSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class OIDCSettings:
+    """An identity provider that exists from the first start."""
+
+    issuer: str = setting(
+        "OIDC_ISSUER",
+        ma.Str(
+            validate=validate.Regexp(
+                r"https://[^/?#@]+|http://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?(/|\Z)",
+                error="must be an https:// URL (http:// only on this machine)",
+            )
+        ),
+        "",
+        "Issuer URL of the provider `default`, which is created at the start when it is missing.",
+    )
+    client_id: str = setting(
+        "OIDC_CLIENT_ID", ma.Str(), "", "Our client id there; needed with `OIDC_ISSUER`."
+    )
+    client_secret: str = setting(
+        "OIDC_CLIENT_SECRET", ma.Str(), "", "Our client secret there; needed with `OIDC_ISSUER`."
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class JobSettings:
     """The job queue and the crons."""
 
@@ -473,6 +496,7 @@ class Settings:
     database: DatabaseSettings
     redis: RedisSettings
     auth: AuthSettings
+    oidc: OIDCSettings
     jobs: JobSettings
     workers: WorkerSettings
     agents: AgentSettings
@@ -485,6 +509,7 @@ GROUPS: Mapping[str, type[Any]] = {  # Any: each group is its own dataclass
     "database": DatabaseSettings,
     "redis": RedisSettings,
     "auth": AuthSettings,
+    "oidc": OIDCSettings,
     "jobs": JobSettings,
     "workers": WorkerSettings,
     "agents": AgentSettings,
@@ -507,6 +532,7 @@ def load_settings(env: Mapping[str, str]) -> Settings:
     data_dir = Path(env.get("TRELLIS_DATA_DIR") or ".data").absolute()
     groups = {name: _load_group(group, env) for name, group in GROUPS.items()}
     groups["auth"] = _with_keys(groups["auth"], app_env, data_dir)
+    _check_provider(groups["oidc"])
     return Settings(env=app_env, data_dir=data_dir, **groups)
 
 
@@ -535,6 +561,15 @@ def _load_field(declared: Field[Any], env: Mapping[str, str]) -> Any:  # Any: se
         return declared.metadata["parser"].deserialize(text)
     except ValidationError as exc:
         raise ConfigurationError(f"{name}: {'; '.join(map(str, exc.messages))}") from None
+
+
+def _check_provider(oidc: OIDCSettings) -> None:
+    for name, value in (
+        ("OIDC_CLIENT_ID", oidc.client_id),
+        ("OIDC_CLIENT_SECRET", oidc.client_secret),
+    ):
+        if oidc.issuer and not value:
+            raise ConfigurationError(f"{name}: must be set when OIDC_ISSUER is")
 
 
 def _with_keys(auth: AuthSettings, app_env: AppEnv, data_dir: Path) -> AuthSettings:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
+from app.auth.tokens import mint_access_token
 from app.bootstrap import bootstrap
 from app.core.messaging import CeleryPublisher, make_celery
 from app.core.platform import Platform
@@ -18,6 +21,8 @@ from app.factory import create_app
 from config.settings import Settings, load_settings
 from tests.support.api import ApiClient
 from tests.support.databases import Databases
+
+ADMIN = "admin@example.com"
 
 hypothesis_settings.register_profile(
     "trellis", deadline=None, suppress_health_check=[HealthCheck.too_slow]
@@ -43,10 +48,26 @@ def databases(servers: ServerURLs) -> Iterator[Databases]:
         yield databases
 
 
-@pytest.fixture
-def database_url(databases: Databases) -> Iterator[str]:
-    """A migrated database of this test's own."""
+@pytest.fixture(scope="session")
+def admins_database(
+    databases: Databases, servers: ServerURLs, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[str, str]]:
+    """URL of a database whose first user has signed up, and that user's id; for cloning."""
     with databases.clone() as url:
+        settings = _settings(url, servers.redis, tmp_path_factory.mktemp("admin"))
+        with _platform(settings) as platform:
+            admin = ApiClient(create_app(platform).test_client()).sign_up(ADMIN)
+        assert admin.user_id
+        yield url, admin.user_id
+
+
+@pytest.fixture
+def database_url(databases: Databases, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A migrated database of this test's own; with ``admin`` in it if the test asks for one."""
+    template = None
+    if "admin" in request.fixturenames:
+        template, _ = request.getfixturevalue("admins_database")
+    with databases.clone(template) as url:
         yield url
 
 
@@ -63,27 +84,14 @@ def redis_url(servers: ServerURLs) -> str:
 @pytest.fixture
 def settings(database_url: str, redis_url: str, tmp_path: Path) -> Settings:
     """Settings of a platform on this test's own servers."""
-    return load_settings(
-        {
-            "APP_ENV": "testing",
-            "DATABASE_URL": database_url,
-            "REDIS_URL": redis_url,
-            "TRELLIS_DATA_DIR": str(tmp_path / "data"),
-            "DATABASE_POOL_SIZE": "5",
-        }
-    )
+    return _settings(database_url, redis_url, tmp_path)
 
 
 @pytest.fixture
 def platform(settings: Settings) -> Iterator[Platform]:
     """A platform like that of a web process."""
-    celery = make_celery(settings)
-    platform = bootstrap(settings, CeleryPublisher(celery), process="test")
-    yield platform
-    platform.replies.close()
-    platform.engine.dispose()
-    platform.redis.close()
-    celery.close()
+    with _platform(settings) as platform:
+        yield platform
 
 
 @pytest.fixture
@@ -93,6 +101,31 @@ def client(platform: Platform) -> ApiClient:
 
 
 @pytest.fixture
-def admin(client: ApiClient) -> ApiClient:
+def admin(client: ApiClient, settings: Settings, admins_database: tuple[str, str]) -> ApiClient:
     """A client signed in as the first user, who is the administrator."""
-    return client.sign_up("admin@example.com")
+    _, user_id = admins_database
+    token = mint_access_token(settings.auth, UUID(user_id), ADMIN)
+    return ApiClient(client.http, token, user_id)
+
+
+def _settings(database_url: str, redis_url: str, folder: Path) -> Settings:
+    return load_settings(
+        {
+            "APP_ENV": "testing",
+            "DATABASE_URL": database_url,
+            "REDIS_URL": redis_url,
+            "TRELLIS_DATA_DIR": str(folder / "data"),
+            "DATABASE_POOL_SIZE": "5",
+        }
+    )
+
+
+@contextmanager
+def _platform(settings: Settings) -> Iterator[Platform]:
+    celery = make_celery(settings)
+    platform = bootstrap(settings, CeleryPublisher(celery), process="test")
+    yield platform
+    platform.replies.close()
+    platform.engine.dispose()
+    platform.redis.close()
+    celery.close()

@@ -276,37 +276,6 @@ class AgentEvent(Base):
     at: Mapped[datetime] = _now()
 
 
-class AgentDelegation(Base):
-    """A user's standing permission for an agent to act for them when something triggers it."""
-
-    __tablename__ = "agent_delegations"
-
-    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
-    delegator_id: Mapped[UUID] = mapped_column(
-        ForeignKey(f"{SCHEMA}.users.id", ondelete="CASCADE"), index=True
-    )
-    agent_user_id: Mapped[UUID]
-    trigger_type: Mapped[str] = mapped_column(Text)
-    trigger_id: Mapped[str] = mapped_column(Text)
-    created_at: Mapped[datetime] = _now()
-    expires_at: Mapped[datetime | None] = _time()
-    revoked_at: Mapped[datetime | None] = _time()
-
-    __table_args__ = (
-        CheckConstraint(
-            "trigger_type IN ('cron', 'hook', 'webhook', 'manual', 'channel')",
-            name="trigger_type",
-        ),
-        Index(
-            "ix_agent_delegations_trigger",
-            "agent_user_id",
-            "trigger_type",
-            "trigger_id",
-            postgresql_where=text("revoked_at IS NULL"),
-        ),
-    )
-
-
 class LLMModel(Base):
     """A registered language model; its key is a secret, named in ``config``."""
 

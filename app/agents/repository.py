@@ -1,18 +1,17 @@
-"""SQL of agents, sessions, messages and delegations."""
+"""SQL of agents, sessions and messages."""
 
 from __future__ import annotations
 
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import delete, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from app.agents.models import (
     Agent,
     AgentApproval,
-    AgentDelegation,
     AgentMessage,
     AgentRun,
     AgentSession,
@@ -122,70 +121,3 @@ def failed_runs_of_session(session: Session, session_id: UUID) -> list[AgentRun]
         .order_by(AgentRun.finished_at)
     )
     return list(session.scalars(query))
-
-
-# --- delegations -----------------------------------------------------------------------------
-
-
-def delegate(
-    session: Session,
-    *,
-    delegator_id: UUID,
-    agent_user_id: UUID,
-    trigger_type: str,
-    trigger_id: str,
-) -> None:
-    """Note that a trigger may run an agent in a user's name, instead of anybody before."""
-    revoke(session, agent_user_id=agent_user_id, trigger_type=trigger_type, trigger_id=trigger_id)
-    session.add(
-        AgentDelegation(
-            delegator_id=delegator_id,
-            agent_user_id=agent_user_id,
-            trigger_type=trigger_type,
-            trigger_id=trigger_id,
-        )
-    )
-    # Later statements of the same transaction look for it.
-    session.flush()
-
-
-def revoke(
-    session: Session,
-    *,
-    agent_user_id: UUID | None = None,
-    delegator_id: UUID | None = None,
-    trigger_type: str | None = None,
-    trigger_id: str | None = None,
-) -> int:
-    """Revoke the live delegations that match everything given; return how many."""
-    query = update(AgentDelegation).where(AgentDelegation.revoked_at.is_(None))
-    if agent_user_id is not None:
-        query = query.where(AgentDelegation.agent_user_id == agent_user_id)
-    if delegator_id is not None:
-        query = query.where(AgentDelegation.delegator_id == delegator_id)
-    if trigger_type is not None:
-        query = query.where(AgentDelegation.trigger_type == trigger_type)
-    if trigger_id is not None:
-        query = query.where(AgentDelegation.trigger_id == trigger_id)
-    gone = query.values(revoked_at=func.now()).returning(AgentDelegation.id)
-    return len(session.execute(gone).all())
-
-
-def delegated(
-    session: Session,
-    *,
-    delegator_id: UUID,
-    agent_user_id: UUID,
-    trigger_type: str,
-    trigger_id: str,
-) -> bool:
-    """Tell whether a live delegation for a trigger exists."""
-    query = select(AgentDelegation.id).where(
-        AgentDelegation.delegator_id == delegator_id,
-        AgentDelegation.agent_user_id == agent_user_id,
-        AgentDelegation.trigger_type == trigger_type,
-        AgentDelegation.trigger_id == trigger_id,
-        AgentDelegation.revoked_at.is_(None),
-        AgentDelegation.expires_at.is_(None) | (AgentDelegation.expires_at > func.now()),
-    )
-    return session.scalar(query.limit(1)) is not None

@@ -23,6 +23,7 @@ from app.agents.models import Agent
 from app.agents.tools import registry
 from app.apps import service as apps_service
 from app.apps.events import AppUninstalled
+from app.auth import delegations
 from app.auth import service as auth_service
 from app.core.actor import Actor
 from app.core.errors import Forbidden, NotFound, missing_permission
@@ -200,7 +201,7 @@ def forget_app(uow: UnitOfWork, event: AppUninstalled) -> None:
     Runs just vanish: their workers notice at the next step, and the queue messages behind them
     go with the app.
     """
-    repository.revoke(uow.session, agent_user_id=agent_user_id(event.app_id))
+    delegations.revoke(uow.session, delegatee_id=agent_user_id(event.app_id))
     repository.delete_agent(uow.session, event.app_id)
 
 
@@ -210,7 +211,7 @@ def remove(platform: Platform, uow: UnitOfWork, app_id: str) -> None:
         row = run_rows.run(uow.session, run_id, lock=True)
         if row is not None and row.state not in runs.ENDED:
             runs.end(platform, uow, row, "cancelled", error=runs.CANCELLED)
-    repository.revoke(uow.session, agent_user_id=agent_user_id(app_id))
+    delegations.revoke(uow.session, delegatee_id=agent_user_id(app_id))
     # Everything below the agent goes by cascade, also what was written right above.
     uow.session.flush()
     repository.delete_agent(uow.session, app_id)
@@ -233,10 +234,10 @@ def delegate(
         trigger_type: cron, hook, webhook, manual or channel.
         trigger_id: which one; its earlier delegation for this agent ends.
     """
-    repository.delegate(
+    delegations.delegate(
         uow.session,
         delegator_id=delegator_id,
-        agent_user_id=agent_user_id(app_id),
+        delegatee_id=agent_user_id(app_id),
         trigger_type=trigger_type,
         trigger_id=trigger_id,
     )
@@ -244,7 +245,7 @@ def delegate(
 
 def revoke(uow: UnitOfWork, *, trigger_type: str, trigger_id: str) -> None:
     """End what a trigger was allowed. Idempotent."""
-    repository.revoke(uow.session, trigger_type=trigger_type, trigger_id=trigger_id)
+    delegations.revoke(uow.session, trigger_type=trigger_type, trigger_id=trigger_id)
 
 
 def cron_created(uow: UnitOfWork, event: CronCreated) -> None:
@@ -326,10 +327,10 @@ def may_run(
     owner = rbac_service.load_actor(uow.session, owner_id)
     if owner is None:
         raise Forbidden("owner disabled")
-    valid = repository.delegated(
+    valid = delegations.delegated(
         uow.session,
         delegator_id=owner_id,
-        agent_user_id=agent_user_id(app_id),
+        delegatee_id=agent_user_id(app_id),
         trigger_type=trigger_type,
         trigger_id=trigger_id,
     )

@@ -36,6 +36,18 @@ class SecurityEventKind(StrEnum):
     ROLE_REVOKED = "role_revoked"
     PROVIDER_SAVED = "provider_saved"
     PROVIDER_DELETED = "provider_deleted"
+    SERVICE_ACCOUNT_CREATED = "service_account_created"
+    SERVICE_ACCOUNT_DELETED = "service_account_deleted"
+    SERVICE_ACCOUNT_DISABLED = "service_account_disabled"
+    SERVICE_ACCOUNT_ENABLED = "service_account_enabled"
+    SERVICE_ACCOUNT_TRANSFERRED = "service_account_transferred"
+    CREDENTIAL_CREATED = "credential_created"
+    CREDENTIAL_REVOKED = "credential_revoked"
+    ACT_AS_GRANTED = "act_as_granted"
+    ACT_AS_REVOKED = "act_as_revoked"
+    CLIENT_ADMITTED = "client_admitted"
+    CLIENT_REFUSED = "client_refused"
+    MAGIC_LINK_CREATED = "magic_link_created"
     APPROVAL_DECIDED = "approval_decided"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from uuid import UUID
 
+from app.core.actor import Actor
 from app.core.events import Event
 
 
@@ -23,7 +24,7 @@ class UserCreated(Event):
 
 @dataclass(frozen=True, slots=True)
 class UserDeleting(Event):
-    """A human account is about to go. A subscriber may refuse by raising."""
+    """An account of a human or a service is about to go. A subscriber may refuse by raising."""
 
     user_id: UUID
     actor_id: UUID
@@ -31,6 +32,23 @@ class UserDeleting(Event):
 
 @dataclass(frozen=True, slots=True)
 class UserDeleted(Event):
-    """A human account is gone."""
+    """An account of a human or a service is gone."""
 
     user_id: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class RolesOffered(Event):
+    """Somebody makes a link that confers roles. A subscriber refuses by raising."""
+
+    actor: Actor
+    roles: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RolesConferred(Event):
+    """A link was used: its roles are given in its author's name. A subscriber may refuse."""
+
+    user_id: UUID
+    roles: tuple[str, ...]
+    author_id: UUID

@@ -1,4 +1,4 @@
-"""Principals, their sessions, and sign-in through identity providers.
+"""Principals, their sessions and credentials, who may act for whom, identity providers.
 
 Source: REST contract part 10, section 3.
 """
@@ -120,3 +120,69 @@ class AuthNonce(Base):
         ForeignKey(f"{SCHEMA}.sessions.id", ondelete="CASCADE"), index=True
     )
     created_at: Mapped[datetime] = _created()
+
+
+class ServiceCredential(Base):
+    """A key of a service account; only its digest is kept."""
+
+    __tablename__ = "service_credentials"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
+    user_id: Mapped[UUID] = mapped_column(ForeignKey(USERS_ID, ondelete="CASCADE"), index=True)
+    name: Mapped[str] = mapped_column(Text)
+    key_hash: Mapped[bytes] = mapped_column(LargeBinary)
+    prefix: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[datetime] = _created()
+    expires_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+    last_used_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    revoked_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+
+
+class MagicLinkToken(Base):
+    """A one-time link that signs a person in and may confer roles."""
+
+    __tablename__ = "magic_link_tokens"
+
+    token_hash: Mapped[bytes] = mapped_column(LargeBinary, primary_key=True)
+    email: Mapped[str] = mapped_column(Text, index=True)
+    roles: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default=text("'{}'"))
+    redirect_uri: Mapped[str | None] = mapped_column(Text)
+    token_delivery: Mapped[str] = mapped_column(Text, server_default="")
+    created_by: Mapped[UUID] = mapped_column(ForeignKey(USERS_ID, ondelete="CASCADE"), index=True)
+    created_at: Mapped[datetime] = _created()
+    consumed_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    expires_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), index=True)
+
+
+class Delegation(Base):
+    """A principal's standing permission for another one, never a human, to act for it.
+
+    The table is named after its first use. Most rows belong to a trigger that runs an agent; rows
+    of the kind ``act_as`` let their delegator order work in the delegatee's name, and
+    ``trigger_id`` repeats the delegator.
+    """
+
+    __tablename__ = "agent_delegations"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
+    delegator_id: Mapped[UUID] = mapped_column(ForeignKey(USERS_ID, ondelete="CASCADE"), index=True)
+    delegatee_id: Mapped[UUID] = mapped_column("agent_user_id")
+    trigger_type: Mapped[str] = mapped_column(Text)
+    trigger_id: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[datetime] = _created()
+    expires_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    revoked_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+
+    __table_args__ = (
+        CheckConstraint(
+            "trigger_type IN ('cron', 'hook', 'webhook', 'manual', 'channel', 'act_as')",
+            name="trigger_type",
+        ),
+        Index(
+            "ix_agent_delegations_trigger",
+            "agent_user_id",
+            "trigger_type",
+            "trigger_id",
+            postgresql_where=text("revoked_at IS NULL"),
+        ),
+    )

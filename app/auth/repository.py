@@ -9,7 +9,14 @@ from sqlalchemy import delete, exists, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from app.auth.models import AuthNonce, OIDCProvider, OIDCState, User, UserSession
+from app.auth.models import (
+    AuthNonce,
+    MagicLinkToken,
+    OIDCProvider,
+    OIDCState,
+    User,
+    UserSession,
+)
 from app.core.actor import Kind
 
 
@@ -101,6 +108,11 @@ def delete_user(session: Session, user_id: UUID) -> None:
     session.execute(delete(User).where(User.id == user_id))
 
 
+def delete_magic_links_to(session: Session, email: str) -> None:
+    """Delete the links that would sign somebody in under an address."""
+    session.execute(delete(MagicLinkToken).where(MagicLinkToken.email == email))
+
+
 def pass_owned(session: Session, owner_id: UUID, heir_id: UUID | None) -> None:
     """Hand the principals of one owner to another."""
     session.execute(
@@ -128,12 +140,18 @@ def delete_session(session: Session, session_id: UUID, user_id: UUID) -> bool:
 
 
 def prune(
-    session: Session, *, sessions_before: datetime, states: datetime, nonces: datetime
+    session: Session,
+    *,
+    sessions_before: datetime,
+    states: datetime,
+    nonces: datetime,
+    links: datetime,
 ) -> None:
     """Delete what has run out."""
     session.execute(delete(UserSession).where(UserSession.expires_at <= sessions_before))
     session.execute(delete(OIDCState).where(OIDCState.created_at < states))
     session.execute(delete(AuthNonce).where(AuthNonce.created_at < nonces))
+    session.execute(delete(MagicLinkToken).where(MagicLinkToken.expires_at < links))
 
 
 def enabled_providers(session: Session) -> list[OIDCProvider]:

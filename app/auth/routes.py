@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from flask import request
+from flask import Response, request
 
-from app.auth import service
+from app.auth import removal, service
 from app.auth.passwords import PasswordHasher, hasher
 from app.auth.schemas import (
     AccessToken,
@@ -29,6 +29,14 @@ blp = Blueprint("auth", __name__, description="Accounts, sessions and users")
 
 NO_STORE = {"Cache-Control": "no-store"}
 Body = dict[str, Any]  # Any: what the schema loaded
+
+
+def redirect(location: str) -> Response:
+    """Send the browser on without telling the next page where it came from."""
+    return Response(
+        status=307,
+        headers={"Location": location, "Referrer-Policy": "no-referrer", **NO_STORE},
+    )
 
 
 class CredentialView(View):
@@ -165,5 +173,5 @@ class UserView(View):
     @blp.doc(summary="Delete a user")
     def delete(self, user_id: str) -> Any:
         """Delete a human."""
-        service.delete_user(self.uow, self.actor, user_id=parse_uuid(user_id))
+        removal.delete_user(self.uow, self.actor, user_id=parse_uuid(user_id))
         return {"message": "user deleted"}

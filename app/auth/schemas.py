@@ -88,3 +88,4 @@ class ModeOut(Schema):
     setup_required = fields.Bool(data_key="setupRequired", required=True)
     password_login_enabled = fields.Bool(data_key="passwordLoginEnabled", required=True)
     providers = fields.List(fields.Nested(ProviderButtonOut), required=True)
+    magic_link_enabled = fields.Bool(data_key="magicLinkEnabled", required=True)

@@ -1,4 +1,4 @@
-"""Accounts and sessions: register, sign in, refresh, sign out, delete.
+"""Accounts and sessions: register, sign in, refresh, sign out.
 
 Functions that hash a password take the unit-of-work factory instead of a unit of work: a hash
 takes tens of milliseconds and may have to wait, and no connection is held meanwhile.
@@ -13,19 +13,18 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 import structlog
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from app.audit import security
 from app.audit.security import SecurityEventKind
 from app.auth import identities, repository, tokens
-from app.auth.events import UserCreated, UserDeleted, UserDeleting
+from app.auth.events import UserCreated
 from app.auth.models import User
 from app.auth.passwords import PasswordHasher
 from app.auth.throttle import Throttle
 from app.core.actor import Actor, Kind
 from app.core.clock import utc_now
-from app.core.errors import Conflict, Forbidden, Invalid, NotFound, Unauthenticated
+from app.core.errors import Forbidden, Invalid, Unauthenticated
 from app.core.ids import SYSTEM_USER_ID
 from app.core.locks import AdvisoryLock, lock
 from app.core.uow import UnitOfWork, UnitOfWorkFactory
@@ -36,6 +35,7 @@ log = structlog.get_logger(__name__)
 WRONG_CREDENTIALS = "invalid email or password"
 STATE_TTL = timedelta(minutes=10)
 NONCE_TTL = timedelta(seconds=30)
+LINK_KEPT = timedelta(days=7)  # after its expiry
 
 # Other slices write to the security log through here; the log itself lies below.
 record_security_event = security.record
@@ -78,6 +78,7 @@ class Mode:
     setup_required: bool
     password_login_enabled: bool
     providers: list[ProviderButton]
+    magic_link_enabled: bool = True
 
 
 def register(
@@ -290,47 +291,20 @@ def list_humans(session: Session) -> list[Principal]:
     return [shown(user) for user in repository.humans(session)]
 
 
-def delete_user(uow: UnitOfWork, actor: Actor, *, user_id: UUID) -> None:
-    """Delete a human with everything that is theirs alone.
-
-    Raises:
-        NotFound: no such human.
-        Invalid: the last administrator (raised by the subscriber in ``rbac``).
-        Conflict: a restricting link in the data of an app refers to the user.
-
-    Locks: the administrators, then the user's row.
-    """
-    actor.require_admin()
-    lock(uow.session, AdvisoryLock.ADMINS)
-    user = repository.human(uow.session, user_id, lock=True)
-    if user is None or actor.user_id is None:
-        raise NotFound("user not found")
-    uow.emit(UserDeleting(user_id, actor.user_id))
-    security.record(
-        uow.session,
-        SecurityEventKind.USER_DELETED,
-        actor_id=actor.user_id,
-        subject_id=user_id,
-        email=user.email,
-    )
-    try:
-        with uow.session.begin_nested():
-            repository.delete_user(uow.session, user_id)
-    except IntegrityError as exc:
-        raise Conflict("conflict: user is still referenced by application data") from exc
-    uow.emit(UserDeleted(user_id))
-
-
 def hand_over_owned(session: Session, owner_id: UUID, heir_id: UUID | None) -> None:
     """Make another human the owner of record of someone's principals."""
     repository.pass_owned(session, owner_id, heir_id)
 
 
 def prune(uow: UnitOfWork) -> None:
-    """Delete sessions, sign-ins under way and nonces that have run out. Idempotent."""
+    """Delete sessions, sign-ins under way, nonces and links that have run out. Idempotent."""
     now = utc_now()
     repository.prune(
-        uow.session, sessions_before=now, states=now - STATE_TTL, nonces=now - NONCE_TTL
+        uow.session,
+        sessions_before=now,
+        states=now - STATE_TTL,
+        nonces=now - NONCE_TTL,
+        links=now - LINK_KEPT,
     )
 
 

@@ -21,13 +21,14 @@ from app.auth import service as auth_service
 from app.core.actor import Actor
 from app.core.clock import utc_now
 from app.core.errors import Forbidden, Invalid, NotFound
-from app.core.ids import UUID_TEXT, parse_uuid
+from app.core.ids import parse_uuid
 from app.core.schedule import Calendar, load_zone, parse_schedule
 from app.core.uow import UnitOfWork
 from app.crons import firing, repository, rules
 from app.crons.events import CronCreated, CronDeleted
 from app.crons.models import CronRun, CronSchedule
 from app.jobs import service as jobs_service
+from app.rbac import acting
 from config.settings import JobSettings
 
 MAX_RUNS = 500
@@ -49,14 +50,14 @@ class NewCron:
 def create(
     uow: UnitOfWork, actor: Actor, *, app_id: str, new: NewCron, run_as: object = None
 ) -> CronSchedule:
-    """Create a cron owned by the actor.
+    """Create a cron owned by the actor, or by a principal the actor may act for.
 
     Raises:
         Invalid: a field breaks a rule, or the name is taken.
-        Forbidden: it would run as somebody else.
+        Forbidden: the actor may not act for that owner.
         NotFound: no such app.
     """
-    owner = _owner(actor, run_as)
+    owner = _owner(uow.session, actor, run_as)
     for field in ("name", "schedule", "timezone", "payload", "overlap_policy"):
         rules.check(field, getattr(new, field))
     apps_service.require(uow.session, app_id)
@@ -284,16 +285,11 @@ def _manages_others(actor: Actor, app_id: str) -> bool:
     return actor.can(f"app:{app_id}:cron.manage_others")
 
 
-def _owner(actor: Actor, run_as: object) -> UUID:
-    if actor.user_id is None:
+def _owner(session: Session, actor: Actor, run_as: object) -> UUID:
+    owner = acting.owner_of_work(session, actor, run_as, field="runAs")
+    if owner is None:
         raise Invalid("invalid runAs")
-    if run_as is None:
-        return actor.user_id
-    if not isinstance(run_as, str) or UUID_TEXT.fullmatch(run_as) is None:
-        raise Invalid("invalid runAs")
-    if UUID(run_as) != actor.user_id:
-        raise Forbidden("acting for another principal is not allowed")
-    return actor.user_id
+    return owner
 
 
 def _explain(exc: IntegrityError, app_id: str, name: str) -> Exception:

@@ -23,6 +23,7 @@ from app.data.events import WatchedRecordsChanged
 from app.hooks import repository
 from app.hooks.models import Hook
 from app.jobs import service as jobs_service
+from app.rbac import acting
 
 OPERATIONS = ("INSERT", "UPDATE", "DELETE")
 ACTION_TYPES = ("job", "agent")
@@ -45,23 +46,25 @@ def list_hooks(
 
 
 def create(uow: UnitOfWork, actor: Actor, *, app_id: str, body: Mapping[str, Any]) -> Hook:
-    """Store a hook owned by the actor. Not idempotent: equal hooks all fire.
+    """Store a hook of the actor, or of a principal the actor may act for; equal hooks all fire.
 
     Args:
         uow: the unit of work.
-        actor: becomes the owner, in whose name the jobs run.
+        actor: becomes the owner, in whose name the jobs run, unless ``runAs`` names another.
         app_id: the watched app.
-        body: ``entity``, ``operation``, ``action_type``, ``action_config``.
+        body: ``entity``, ``operation``, ``action_type``, ``action_config``, ``runAs``.
 
     Raises:
         NotFound: no such entity.
         Invalid: a field is missing or wrong.
+        Forbidden: the actor may not act for that owner.
     """
     check_app_id(app_id)
+    owner = acting.owner_of_work(uow.session, actor, body.get("runAs"), field="runAs")
     values = _checked(app_id, body)
     if not data_service.entity_exists(uow.session, app_id, values["entity"]):
         raise no_entity(app_id, values["entity"])
-    hook = repository.add(uow.session, app_id=app_id, created_by=actor.user_id, **values)
+    hook = repository.add(uow.session, app_id=app_id, created_by=owner, **values)
     _delegate(uow, hook)
     data_service.mark_hooked(uow, app_id, hooked=True)
     return hook

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.resources
+from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
@@ -23,11 +24,29 @@ class Blueprint(flask_smorest.Blueprint):
 
     ARGUMENTS_PARSER = Parser()
 
+    def register_views_in_doc(self, api: Api, *args: Any, **kwargs: Any) -> None:  # Any: apispec's
+        """Leave the description of the routes until somebody asks for the document.
+
+        Describing all routes takes longer than registering them, and most processes are never asked.
+        """
+        describe = super().register_views_in_doc
+        api.undescribed.append(lambda: describe(api, *args, **kwargs))
+
 
 class Api(flask_smorest.Api):
     """The OpenAPI document and its browsable page."""
 
     ERROR_SCHEMA = ErrorOut
+
+    def __init__(self, app: Flask) -> None:
+        self.undescribed: list[Callable[[], None]] = []
+        super().__init__(app)
+
+    def _openapi_json(self) -> Response:
+        while self.undescribed:
+            self.undescribed.pop(0)()
+        document: Response = super()._openapi_json()
+        return document
 
     def handle_http_exception(self, error: HTTPException) -> Response:
         """Answer in the one error format."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from marshmallow import EXCLUDE, Schema, fields, pre_load
+from marshmallow import EXCLUDE, Schema, ValidationError, fields, pre_load
 
 from app.core.clock import rfc3339
 
@@ -37,6 +37,20 @@ class UTCDateTime(fields.DateTime):
         self, value: Any, attr: str | None, obj: Any, **kwargs: Any
     ) -> Any:  # Any: marshmallow's signature
         return None if value is None else rfc3339(value)
+
+
+class JSONInteger(fields.Integer):
+    """A JSON integer: neither a text nor a truth value."""
+
+    def __init__(self, **kwargs: Any) -> None:  # Any: marshmallow's options
+        super().__init__(strict=True, **kwargs)
+
+    def _deserialize(
+        self, value: Any, attr: str | None, data: Any, **kwargs: Any
+    ) -> Any:  # Any: marshmallow's signature
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValidationError("Not a valid integer.")
+        return super()._deserialize(value, attr, data, **kwargs)
 
 
 class MessageOut(Schema):

@@ -7,25 +7,23 @@ from typing import Any
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate
 
 from app.core.errors import Invalid
-from app.http.schemas import WireSchema
+from app.http.schemas import JSONInteger, WireSchema
 
 MAX_DELAY_S = 86_400
 MAX_KEY_CHARS = 200
 MAX_BATCH = 1000
 
 
-class WholeNumber(fields.Integer):
+class WholeNumber(JSONInteger):
     """A JSON integer within bounds; the message names them."""
 
     def __init__(self, low: int, high: int, **kwargs: Any) -> None:  # Any: marshmallow's options
         self._bounds = (low, high)
-        super().__init__(strict=True, **kwargs)
+        super().__init__(**kwargs)
 
     def _deserialize(
         self, value: Any, attr: str | None, data: Any, **kwargs: Any
     ) -> Any:  # Any: marshmallow's signature
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ValidationError("Not a valid integer.")
         number = super()._deserialize(value, attr, data, **kwargs)
         low, high = self._bounds
         if not low <= number <= high:

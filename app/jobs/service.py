@@ -16,14 +16,15 @@ from sqlalchemy.orm import Session
 from app.apps import service as apps_service
 from app.apps.events import AppUninstalled
 from app.core.actor import Actor
-from app.core.errors import Conflict, Failed, Forbidden, Invalid, NotFound
-from app.core.ids import UUID_TEXT, MsgId, check_app_id
+from app.core.errors import Conflict, Failed, Invalid, NotFound
+from app.core.ids import MsgId, check_app_id
 from app.core.uow import UnitOfWork
 from app.jobs import repository
 from app.jobs.deliveries import AGENT, WORKER, complete, fail, hold, may_run
 from app.jobs.messages import TakeTurn
 from app.jobs.repository import QUEUE, State
 from app.pgqueue.types import Outgoing, Selection
+from app.rbac import acting
 from config.settings import JobSettings
 
 MAX_PAYLOAD_BYTES = 1024 * 1024
@@ -85,7 +86,7 @@ def enqueue(
         actor: who enqueues.
         app_id: whose worker gets it.
         payload: JSON value, at most 1 MiB encoded; stored as given.
-        user_id: text of the owner's id; None is the actor.
+        user_id: text of the owner's id; None is the actor, others pass the act-as gate.
         delay_s: seconds until it becomes visible, 0 to 86400.
         source: api or worker.
         priority: -10 to 10, higher first.
@@ -94,10 +95,10 @@ def enqueue(
 
     Raises:
         Invalid: a value breaks a rule of the contract.
-        Forbidden: the owner would be somebody else.
+        Forbidden: the actor may not act for the owner.
         NotFound: the app is not installed.
     """
-    owner = owner_of(actor, user_id)
+    owner = acting.owner_of_work(uow.session, actor, user_id, field="user_id")
     if not 0 <= delay_s <= MAX_DELAY_S:
         raise Invalid(f"delay must be 0-{MAX_DELAY_S}")
     job = NewJob(
@@ -138,7 +139,7 @@ def enqueue_batch(
     outgoing = []
     for job in jobs:
         values = {k: v for k, v in job.items() if k not in {"user_id", "idempotency_key"}}
-        owner = owner_of(actor, job.get("user_id"))
+        owner = acting.owner_of_work(uow.session, actor, job.get("user_id"), field="user_id")
         outgoing.append(_outgoing(NewJob(app_id=app_id, user_id=owner, **values)))
     require_app(uow.session, app_id)
     uow.send_after_commit(TakeTurn(app_id))
@@ -175,22 +176,6 @@ def put_selected(uow: UnitOfWork, app_ids: Collection[str], selection: Selection
     for app_id in app_ids:
         uow.send_after_commit(TakeTurn(app_id))
     return [MsgId(n) for n in QUEUE.send_selected(uow.session, selection)]
-
-
-def owner_of(actor: Actor, user_id: object) -> UUID | None:
-    """Return the owner of work an actor orders.
-
-    Raises:
-        Invalid: not spelled like an id.
-        Forbidden: it is somebody else.
-    """
-    if user_id is None:
-        return actor.user_id
-    if not isinstance(user_id, str) or UUID_TEXT.fullmatch(user_id) is None:
-        raise Invalid("invalid user_id")
-    if UUID(user_id) != actor.user_id:
-        raise Forbidden("acting for another principal is not allowed")
-    return actor.user_id
 
 
 def _outgoing(job: NewJob) -> Outgoing:

@@ -36,6 +36,8 @@ BUILTIN_KEYS: Mapping[str, str] = {
     "storage:write": "store files in every bucket",
     "storage:delete": "delete files of every bucket",
     "storage:admin": "create and delete buckets",
+    "admin:service_accounts.manage": "manage service accounts, their keys and who acts as them",
+    "auth.invite": "make magic links that confer roles one holds oneself",
 }
 
 

@@ -19,7 +19,6 @@ from sqlalchemy.orm import Session
 from app.audit import security
 from app.audit.security import SecurityEventKind as Event
 from app.auth import service as auth_service
-from app.auth.events import UserCreated, UserDeleting
 from app.core.actor import Actor, Kind
 from app.core.errors import Invalid, NotFound
 from app.core.ids import SYSTEM_USER_ID
@@ -215,7 +214,7 @@ def assign(uow: UnitOfWork, actor: Actor, *, user_id: UUID, role: str) -> None:
         raise Invalid(f"role '{role}' does not exist")
     if user_id == SYSTEM_USER_ID or not auth_service.exists(uow.session, user_id):
         raise NotFound("user not found")
-    _assign(uow, user_id, role, actor_id=actor.user_id)
+    give(uow, user_id, role, actor_id=actor.user_id)
 
 
 def revoke(uow: UnitOfWork, actor: Actor, *, user_id: UUID, role: str) -> None:
@@ -232,7 +231,7 @@ def revoke(uow: UnitOfWork, actor: Actor, *, user_id: UUID, role: str) -> None:
         lock(uow.session, AdvisoryLock.ADMINS)
     if not repository.has_assignment(uow.session, user_id, role):
         raise NotFound(f"user does not hold role '{role}'")
-    if role == ADMIN and _is_last_admin(uow.session, user_id):
+    if role == ADMIN and is_last_admin(uow.session, user_id):
         raise Invalid("cannot revoke the last admin")
     if not repository.revoke(uow.session, user_id, role):
         raise NotFound(f"user does not hold role '{role}'")
@@ -259,7 +258,7 @@ def no_human_holds_a_role(uow: UnitOfWork) -> bool:
 
 def make_admin(uow: UnitOfWork, user_id: UUID) -> None:
     """Give the role ``admin``. Idempotent."""
-    _assign(uow, user_id, ADMIN)
+    give(uow, user_id, ADMIN)
 
 
 def replace_app_keys(uow: UnitOfWork, app_id: str, described: Mapping[str, str]) -> None:
@@ -293,7 +292,7 @@ def grant_app_admin(uow: UnitOfWork, app_id: str, user_id: UUID) -> None:
         description=f"Everything in app {app_id}",
         permissions=[f"app:{app_id}:*"],
     )
-    _assign(uow, user_id, name, actor_id=user_id)
+    give(uow, user_id, name, actor_id=user_id)
 
 
 def grant_agent_role(uow: UnitOfWork, app_id: str, user_id: UUID, keys: list[str]) -> bool:
@@ -307,7 +306,7 @@ def grant_agent_role(uow: UnitOfWork, app_id: str, user_id: UUID, keys: list[str
     repository.put_role(
         uow.session, name, description=f"The agent of app {app_id}", permissions=keys
     )
-    _assign(uow, user_id, name)
+    give(uow, user_id, name)
     return True
 
 
@@ -331,49 +330,13 @@ def ensure_builtin(uow: UnitOfWork) -> None:
     repository.put_keys(uow.session, rules.BUILTIN_KEYS, None)
 
 
-def give_first_role(uow: UnitOfWork, event: UserCreated) -> None:
-    """Make the first human administrator; give later ones the role they came for.
-
-    Locks: the administrators, as long as there is none, so that simultaneous first
-    registrations produce exactly one.
-    """
-    if not repository.human_holds(uow.session, ADMIN):
-        lock(uow.session, AdvisoryLock.ADMINS)
-        if not repository.human_holds(uow.session, ADMIN):
-            make_admin(uow, event.user_id)
-            return
-    if event.roles_wanted:
-        _assign(uow, event.user_id, _first_existing(uow.session, event.roles_wanted))
-
-
-def before_user_goes(uow: UnitOfWork, event: UserDeleting) -> None:
-    """Refuse to lose the last administrator; name the heir of what the user owned.
-
-    Raises:
-        Invalid: the user is the only enabled human who holds the role ``admin``.
-    """
-    if _is_last_admin(uow.session, event.user_id):
-        raise Invalid("cannot delete the last admin")
-    heir: UUID | None = event.actor_id
-    if heir == event.user_id:
-        others = repository.enabled_human_admins(uow.session)
-        heir = next((admin for admin in others if admin != event.user_id), None)
-    auth_service.hand_over_owned(uow.session, event.user_id, heir)
-
-
-def _first_existing(session: Session, names: tuple[str, ...]) -> str:
-    for name in names:
-        if repository.role(session, name, lock=True) is not None:
-            return name
-    repository.add_role(session, BASE)
-    return BASE
-
-
-def _is_last_admin(session: Session, user_id: UUID) -> bool:
+def is_last_admin(session: Session, user_id: UUID) -> bool:
+    """Tell whether a user is the only enabled human who holds the role ``admin``."""
     return repository.enabled_human_admins(session) == [user_id]
 
 
-def _assign(uow: UnitOfWork, user_id: UUID, role: str, *, actor_id: UUID | None = None) -> None:
+def give(uow: UnitOfWork, user_id: UUID, role: str, *, actor_id: UUID | None = None) -> None:
+    """Assign a role that exists, whoever asks. Idempotent."""
     if repository.assign(uow.session, user_id, role) is not None:
         security.record(
             uow.session,

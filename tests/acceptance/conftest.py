@@ -121,6 +121,8 @@ def _starter(
             "REDIS_URL": redis_url,
             "TRELLIS_DATA_DIR": str(cleanup.enter_context(temporary_state_dir())),
             "DATABASE_POOL_SIZE": "5",
+            # The administrator's token must outlive the tests that share a platform.
+            "ACCESS_TOKEN_TTL": "7200",
             **env,
         }
         stack = cleanup.enter_context(running_stack(base, logs, names))

@@ -37,10 +37,15 @@ class Databases:
             engine.dispose()
 
     @contextmanager
-    def clone(self) -> Iterator[str]:
-        """Give the URL of a new migrated database; drop it at the end."""
+    def clone(self, of: str | None = None) -> Iterator[str]:
+        """Give the URL of a new migrated database; drop it at the end.
+
+        Args:
+            of: URL of a database nobody is connected to; else the empty template.
+        """
         name = f"test_{secrets.token_hex(6)}"
-        self._run(f'CREATE DATABASE "{name}" TEMPLATE "{self.template}"')
+        template = make_url(of).database if of else self.template
+        self._run(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
         try:
             yield self.url(name)
         finally:

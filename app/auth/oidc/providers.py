@@ -21,10 +21,12 @@ from app.core.crypto import Cipher
 from app.core.errors import Invalid, NotFound
 from app.core.outgoing import OutgoingError
 from app.core.uow import UnitOfWork, UnitOfWorkFactory
+from config.settings import OIDCSettings
 
 log = structlog.get_logger(__name__)
 
 CLIENT_SECRET = "client_secret"  # noqa: S105 - the name of a vault entry
+DEFAULT_ID = "default"
 REQUIRED = {
     "display_name": "displayName is required",
     "issuer_url": "issuerUrl is required",
@@ -77,6 +79,34 @@ def save(
             issuer=values["issuer_url"],
             enabled=values["enabled"],
         )
+
+
+def ensure_default(uow: UnitOfWork, cipher: Cipher, oidc: OIDCSettings) -> None:
+    """Create the provider ``default`` from the settings unless there is one. Idempotent.
+
+    The provider is not asked: a start must not depend on it.
+
+    Source: REST contract part 10, section 6.8.
+    """
+    if not oidc.issuer or repository.provider(uow.session, DEFAULT_ID) is not None:
+        return
+    repository.put_provider(
+        uow.session,
+        {
+            "id": DEFAULT_ID,
+            "display_name": "Single sign-on",
+            "issuer_url": oidc.issuer,
+            "client_id": oidc.client_id,
+        },
+    )
+    vault.put(uow.session, cipher, vault_scope(DEFAULT_ID), CLIENT_SECRET, oidc.client_secret)
+    security.record(
+        uow.session,
+        SecurityEventKind.PROVIDER_SAVED,
+        provider=DEFAULT_ID,
+        issuer=oidc.issuer,
+        enabled=True,
+    )
 
 
 def delete(

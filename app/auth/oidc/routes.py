@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from flask import Response, request
+from flask import request
 
 from app.auth import service as accounts_service
 from app.auth.oidc import providers, service
@@ -19,7 +19,7 @@ from app.auth.oidc.schemas import (
     ProviderIn,
     TokenExchange,
 )
-from app.auth.routes import CredentialView
+from app.auth.routes import NO_STORE, CredentialView, redirect
 from app.auth.schemas import AccessToken, ProviderButtonOut
 from app.core.outgoing import IPNetwork, Outgoing
 from app.http import gates
@@ -29,7 +29,6 @@ from app.http.views import View
 
 blp = Blueprint("oidc", __name__, description="Single sign-on")
 
-NO_STORE = {"Cache-Control": "no-store"}
 Body = dict[str, Any]  # Any: what the schema loaded
 
 
@@ -106,7 +105,7 @@ class Authorize(OIDCView):
     @blp.doc(summary="Begin a sign-in in the browser")
     def get(self, query: Body, provider_id: str) -> Any:
         """Send the browser to the provider."""
-        return _redirect(service.authorize(self.deps, provider_id=provider_id, **query))
+        return redirect(service.authorize(self.deps, provider_id=provider_id, **query))
 
 
 @blp.route(f"{PREFIX}/auth/oidc/callback")
@@ -122,7 +121,7 @@ class Callback(OIDCView):
         """Hand the tokens over."""
         done = service.finish(self.deps, **query)
         if done.location is not None:
-            return _redirect(done.location)
+            return redirect(done.location)
         return done.tokens, NO_STORE
 
 
@@ -151,10 +150,3 @@ class NonceExchangeView(CredentialView):
         """Return the tokens of the session."""
         with self.throttle.attempt(request.remote_addr):
             return service.exchange_nonce(self.uow, self.platform.settings.auth, **body), NO_STORE
-
-
-def _redirect(location: str) -> Response:
-    return Response(
-        status=307,
-        headers={"Location": location, "Referrer-Policy": "no-referrer", **NO_STORE},
-    )

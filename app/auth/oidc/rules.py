@@ -69,6 +69,17 @@ def check_redirect(text: str, public_url: str) -> None:
         raise Invalid("redirect_uri must be on this server or on a loopback address")
 
 
+def check_link_target(text: str) -> None:
+    """Refuse an address that no link may lead to.
+
+    Raises:
+        Invalid: not an absolute ``http`` or ``https`` URL, or one with user info.
+    """
+    parts = _split(text)
+    if parts is None or parts.scheme not in DEFAULT_PORTS or "@" in parts.netloc:
+        raise Invalid("redirectUri must be an http or https URL without user info")
+
+
 def with_query(url: str, values: Mapping[str, str], *, fragment: str | None = None) -> str:
     """Return a URL with parameters added to those it has, and perhaps another fragment."""
     parts = urlsplit(url)

@@ -7,35 +7,25 @@ Source: REST contract part 10, sections 6.4 to 6.7.
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 from dataclasses import dataclass
-from urllib.parse import urlencode
 
 from app.audit import security
 from app.audit.security import SecurityEventKind
 from app.auth import service as accounts_service
+from app.auth.delivery import NONCE, Delivery, begin_session
 from app.auth.models import OIDCState
 from app.auth.oidc import accounts, providers, repository, rules
 from app.auth.oidc.client import Claims, ProviderClient, Registration
 from app.auth.service import NONCE_TTL, STATE_TTL, Tokens
 from app.core.clock import utc_now
-from app.core.crypto import Cipher
+from app.core.crypto import Cipher, digest
 from app.core.errors import Invalid, Unauthenticated
 from app.core.uow import UnitOfWork, UnitOfWorkFactory
 from config.settings import AuthSettings
 
 CALLBACK = "/api/v1/auth/oidc/callback"
-NONCE_DELIVERY = "nonce"
 MAX_ERROR_CODE = 200
-
-
-@dataclass(frozen=True, slots=True)
-class Delivery:
-    """How the browser gets on: to another address, or with the tokens in the body."""
-
-    location: str | None = None
-    tokens: Tokens | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +73,7 @@ def authorize(deps: SignIn, *, provider_id: str, redirect_uri: str, token_delive
                 "nonce": nonce,
                 "pkce_verifier": verifier,
                 "redirect_uri": redirect_uri,
-                "token_delivery": token_delivery if token_delivery == NONCE_DELIVERY else "",
+                "token_delivery": token_delivery if token_delivery == NONCE else "",
             },
         )
     return location
@@ -150,7 +140,7 @@ def exchange_nonce(uow: UnitOfWork, auth: AuthSettings, *, nonce: str) -> Tokens
         Unauthenticated: unknown, used or expired, or session or user are gone.
     """
     now = utc_now()
-    taken = repository.take_nonce(uow.session, _hash(nonce), not_before=now - NONCE_TTL, now=now)
+    taken = repository.take_nonce(uow.session, digest(nonce), not_before=now - NONCE_TTL, now=now)
     user = accounts_service.find_enabled(uow.session, taken[0]) if taken else None
     if taken is None or user is None:
         raise Unauthenticated("invalid or expired nonce")
@@ -188,23 +178,10 @@ def _deliver(
             subject_id=user.id,
             provider=found.id,
         )
-        session_id = accounts_service.open_session(uow, deps.auth, user)
-        if started.redirect_uri and started.token_delivery == NONCE_DELIVERY:
-            nonce = secrets.token_urlsafe(32)
-            repository.add_nonce(uow.session, _hash(nonce), user.id, session_id)
-            return Delivery(rules.with_query(started.redirect_uri, {"auth_nonce": nonce}))
-        tokens = accounts_service.session_tokens(deps.auth, user, session_id)
-    if not started.redirect_uri:
-        return Delivery(tokens=tokens)
-    pairs = {
-        "access_token": tokens.access_token,
-        "refresh_token": tokens.refresh_token or "",
-        "expires_in": str(tokens.expires_in),
-    }
-    return Delivery(
-        rules.with_query(started.redirect_uri, pairs, fragment=urlencode(pairs)), tokens
-    )
-
-
-def _hash(nonce: str) -> bytes:
-    return hashlib.sha256(nonce.encode()).digest()
+        return begin_session(
+            uow,
+            deps.auth,
+            user,
+            redirect_uri=started.redirect_uri,
+            token_delivery=started.token_delivery,
+        )

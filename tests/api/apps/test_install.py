@@ -94,6 +94,16 @@ def test_who_may_install(admin):
     assert error(maker.post("/apps", {"appId": "billing", "name": "x"})) == refused
     assert error(maker.delete("/apps/crm")) == refused
     assert admin.get("/permissions/" + maker.user_id).json["roles"] == ["app:crm:admin", "maker"]
+    # Somebody else's app can be neither read nor replaced, not even the one that was one's own.
+    admin.post("/roles/assign", {"userId": other.user_id, "role": "maker"})
+    assert error(other.get(CONTACTS)) == (403, "missing permission: app:crm:contacts.read")
+    assert error(other.post("/apps", MANIFEST)) == refused
+    assert admin.delete("/apps/crm").status_code == 200
+    assert other.post("/apps", MANIFEST).status_code == 200
+    assert other.get(CONTACTS).json == []
+    assert error(maker.get(CONTACTS)) == (403, "missing permission: app:crm:contacts.read")
+    assert error(maker.post("/apps", MANIFEST)) == refused
+    assert admin.get("/permissions/" + maker.user_id).json["roles"] == ["maker"]
 
 
 def test_the_first_installer_becomes_administrator(client, platform):
@@ -356,13 +366,21 @@ def test_turning_required_on_fills_the_default_and_nothing_else(admin):
     assert now["updated_at"] == row["updated_at"]
 
 
-def test_unique_index_comes_and_goes(admin):
+def test_unique_index_comes_and_goes(admin, platform):
     unique = {"columns": ["email"], "unique": True}
     admin.post("/apps", with_fields({"name": "email", "type": "text"}, indexes=[unique]))
     assert admin.post(CONTACTS, {"email": "a"}).status_code == 201
     assert error(admin.post(CONTACTS, {"email": "a"})) == (409, "duplicate value for email")
+    with platform.engine.begin() as connection:
+        connection.execute(text("CREATE INDEX by_hand ON crm.contacts (email)"))
+        connection.execute(text("ALTER TABLE crm.contacts ADD CONSTRAINT c CHECK (email <> 'z')"))
     admin.post("/apps", with_fields({"name": "email", "type": "text"}))
     assert admin.post(CONTACTS, {"email": "a"}).status_code == 201
+    assert admin.post(CONTACTS, {"email": "z"}).status_code == 400
+    with platform.engine.connect() as connection:
+        query = "SELECT indexname FROM pg_indexes WHERE schemaname = 'crm' ORDER BY 1"
+        left = connection.scalars(text(query)).all()
+    assert left == ["by_hand", "contacts_pkey", "ix_created_contacts"]
 
 
 @pytest.mark.parametrize("required", [False, True])

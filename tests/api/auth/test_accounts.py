@@ -260,6 +260,7 @@ def test_mode_shows_how_to_sign_in(client, platform):
         "setupRequired": True,
         "passwordLoginEnabled": True,
         "providers": [],
+        "magicLinkEnabled": True,
     }
     client.sign_up("a@x.test")
     assert client.get("/auth/mode").json["setupRequired"] is False

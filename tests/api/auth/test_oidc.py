@@ -4,6 +4,7 @@ import base64
 import hmac
 import threading
 import time
+from dataclasses import replace
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -12,6 +13,8 @@ from sqlalchemy import text
 
 from app.auth.oidc import client as oidc_client
 from app.auth.oidc.routes import provider_client
+from app.bootstrap import first_boot
+from config.settings import OIDCSettings
 from tests.fakes.oidc import CLIENT_ID, CLIENT_SECRET, rsa_key, running_provider
 from tests.support.api import PASSWORD, ApiClient, error
 
@@ -581,6 +584,25 @@ def test_a_token_without_key_id_needs_a_single_fitting_key(client, sso):
     sso.published = [sso.key, rsa_key("k2")]
     provider_client(()).forget(sso.url)
     assert error(exchange(client, token)) == (401, "id_token was rejected")
+
+
+def test_the_provider_of_the_settings_is_created_once(client, provider, platform):
+    oidc = OIDCSettings(provider.url, CLIENT_ID, CLIENT_SECRET)
+    booted = replace(platform, settings=replace(platform.settings, oidc=oidc))
+    first_boot(booted)
+    assert client.get("/auth/oidc/providers").json == [
+        {"id": "default", "displayName": "Single sign-on"}
+    ]
+    answer = exchange(client, provider.sign(), "default")
+    assert permissions_of(client, answer)["roles"] == ["admin"]  # the first human
+    answer = callback(
+        client, provider.log_in(client.get("/auth/oidc/default/authorize").headers["Location"])
+    )
+    assert answer.status_code == 200, answer.json  # so the secret is in the vault
+    rows(platform, "UPDATE trellis.oidc_providers SET display_name = 'Ours', enabled = false")
+    first_boot(booted)
+    kept = rows(platform, "SELECT display_name, enabled FROM trellis.oidc_providers")
+    assert kept == [("Ours", False)]
 
 
 # From claims to users

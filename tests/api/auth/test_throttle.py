@@ -107,14 +107,22 @@ def test_what_is_kept_in_redis_is_small_and_goes_away(redis):
     assert not any("nora" in key or "10.0.0.1" in key for key in keys)
 
 
-def test_refreshing_and_nonces_are_counted_by_address(client):
+def test_every_other_credential_is_counted_by_address(client):
+    def key(number):
+        form = {"grant_type": "client_credentials", "client_id": str(number)}
+        return client.http.post("/api/v1/auth/token", data=form)
+
+    ways = [
+        lambda _: client.post("/auth/refresh", {"refreshToken": "junk"}),
+        lambda _: client.post("/auth/nonce-exchange", {"nonce": "junk"}),
+        lambda _: client.post("/auth/magic-link/consume", {"token": "junk"}),
+        lambda _: client.get("/auth/magic-link/consume?token=junk"),
+        key,
+    ]
     for number in range(PER_ADDRESS):
-        path, name = [("/auth/refresh", "refreshToken"), ("/auth/nonce-exchange", "nonce")][
-            number % 2
-        ]
-        assert error(client.post(path, {name: "junk"}))[0] == 401
-    assert error(client.post("/auth/refresh", {"refreshToken": "junk"})) == (429, TEXT)
-    assert error(client.post("/auth/nonce-exchange", {"nonce": "junk"})) == (429, TEXT)
+        assert error(ways[number % len(ways)](number))[0] == 401
+    for way in ways:
+        assert error(way("other")) == (429, TEXT)
     assert error(client.post("/auth/login", {"email": "a@b.test", "password": "x"})) == (429, TEXT)
     assert (
         client.post("/auth/register", {"email": "a@b.test", "password": PASSWORD}).status_code

@@ -313,7 +313,7 @@ def test_permissions_and_ownership(app, client, platform):
 def test_run_as_somebody_else_is_refused(app, client):
     ben = client.sign_up("ben@example.com")
     body = {"name": "x", "schedule": "* * * * *", "runAs": ben.user_id}
-    assert error(app.post(CRONS, body)) == (403, "acting for another principal is not allowed")
+    assert error(app.post(CRONS, body)) == (403, "not allowed to act as this principal")
     assert create(app, "own", runAs=app.user_id)["createdBy"] == app.user_id
 
 

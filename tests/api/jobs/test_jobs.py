@@ -85,11 +85,11 @@ def test_the_owner_is_the_caller(app, ben):
     assert enqueue(app, user_id=app.user_id) > 0
     assert error(app.post(JOBS, {"user_id": ben.user_id})) == (
         403,
-        "acting for another principal is not allowed",
+        "not allowed to act as this principal",
     )
     assert error(app.post(JOBS, {"user_id": str(uuid.uuid4())})) == (
         403,
-        "acting for another principal is not allowed",
+        "not allowed to act as this principal",
     )
     for malformed in ("ben", 7, "", [], "{" + app.user_id + "}"):
         assert error(app.post(JOBS, {"user_id": malformed})) == (400, "invalid user_id")

@@ -1,10 +1,9 @@
 """Workers, RPC and logs as far as they need no node."""
 
-import time
-
 import pytest
 
 from tests.support.api import error
+from tests.support.stack import wait_until
 
 
 @pytest.fixture
@@ -148,13 +147,12 @@ def test_subscribers_of_one_app_share_one_reader(crm, platform):
     streams = [response.iter_encoded() for response in responses]
     for stream in streams:
         next(stream)
-    time.sleep(0.2)
-    readers = [
-        c
-        for c in platform.redis.client_list()
-        if c["cmd"].startswith("xread") and c["id"] not in others
-    ]
-    assert len(readers) == 1
+
+    def readers():
+        clients = platform.redis.client_list()
+        return [c for c in clients if c["cmd"].startswith("xread") and c["id"] not in others]
+
+    assert len(wait_until(readers, what="the reader")) == 1
     add(platform, 1)
     assert all("line 1" in next(stream).decode() for stream in streams)
     for response in responses:

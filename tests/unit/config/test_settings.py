@@ -91,6 +91,24 @@ def test_production_refuses_to_start_without_given_keys(env, missing):
         load_settings(env)
 
 
+def test_a_provider_needs_a_safe_issuer_an_id_and_a_secret(env):
+    assert load_settings({**env, "OIDC_CLIENT_ID": "x"}).oidc.issuer == ""
+    env |= {"OIDC_ISSUER": "https://sso.test/a", "OIDC_CLIENT_ID": "x", "OIDC_CLIENT_SECRET": "y"}
+    for issuer in (
+        "https://sso.test/a",
+        "http://localhost:8080/a",
+        "http://[::1]:1",
+        "http://127.0.0.1",
+    ):
+        assert load_settings({**env, "OIDC_ISSUER": issuer}).oidc.issuer == issuer
+    for issuer in ("sso.test", "http://sso.test", "http://localhost.test", "https://", "ftp://x"):
+        with pytest.raises(ConfigurationError, match="^OIDC_ISSUER: must be an https"):
+            load_settings({**env, "OIDC_ISSUER": issuer})
+    for missing in ("OIDC_CLIENT_ID", "OIDC_CLIENT_SECRET"):
+        with pytest.raises(ConfigurationError, match=f"^{missing}: must be set when OIDC_ISSUER"):
+            load_settings({**env, missing: ""})
+
+
 def test_a_url_for_people_has_no_password():
     assert redacted_url("postgresql+psycopg2://u:pw@h:5/d") == "postgresql+psycopg2://h:5/d"
 
