@@ -21,6 +21,7 @@ from app.channels import commands, linking, media, outbox, repository, wording
 from app.channels.commands import Lane
 from app.channels.messages import ShowTyping, WorkLane
 from app.channels.models import Channel, InboxEntry
+from app.channels.providers import PROVIDERS
 from app.core.clock import utc_now
 from app.core.errors import AppError, Conflict, Forbidden, NotFound
 from app.core.locks import lock_lane
@@ -245,7 +246,8 @@ def _run(
     first.session_id = talk.session_id
     first.data = {}
     repository.finish(uow.session, [part.seq for part in more])
-    uow.send_after_commit(ShowTyping(str(channel.id), lane.chat))
+    if PROVIDERS[channel.provider].SHOWS_TYPING:
+        uow.send_after_commit(ShowTyping(str(channel.id), lane.chat))
     return Done()
 
 

@@ -67,7 +67,7 @@ def fetch(platform: Platform, order: Order) -> dict[str, object]:
             file_ids.append(str(_keep(platform, order, provider, api, media)))
         except (ProviderFailed, AppError) as exc:
             log.warning("channel_file_not_fetched", provider=provider, reason=str(exc))
-            notes.append(f"[{_named(media)} could not be fetched: {exc}]")
+            notes.append(f"[{_named(media)} could not be fetched: {_reason(exc)}]")
     return {"file_ids": file_ids, "notes": notes}
 
 
@@ -81,6 +81,12 @@ def _keep(platform: Platform, order: Order, provider: str, api: Api, media: JSON
             uow, order.user_id, app_id=order.app_id, content=content, quota=quota
         )
     return stored.id
+
+
+def _reason(exc: ProviderFailed | AppError) -> str:
+    if isinstance(exc, ProviderFailed) and not exc.refused:
+        return "the provider did not send it"
+    return str(exc)
 
 
 def _named(media: JSONObject) -> str:

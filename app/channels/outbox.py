@@ -81,16 +81,27 @@ def put(uow: UnitOfWork, channel_id: UUID, lane: str, data: JSONObject) -> None:
 def deliver(platform: Platform, channel_id: UUID, lane: str) -> None:
     """Send what is due for a lane, one after the other. Safe to run anywhere, any time."""
     while (job := _take(platform, channel_id, lane)) is not None:
-        try:
-            PROVIDERS[job.provider].send(job.api, lane, job.data)
-        except ProviderFailed as exc:
-            wait_s = _failed(platform, job, exc)
-            if wait_s is not None:
-                platform.publisher.delay(Deliver(str(channel_id), lane), delay_s=wait_s)
-                return
-        else:
+        failure = _send(job, lane)
+        if failure is None:
             with platform.uow() as uow:
                 repository.drop_outgoing(uow.session, job.seq)
+            continue
+        wait_s = _failed(platform, job, failure)
+        if wait_s is not None:
+            platform.publisher.delay(Deliver(str(channel_id), lane), delay_s=wait_s)
+            return
+
+
+def _send(job: _Job, lane: str) -> ProviderFailed | None:
+    """Send an entry; a bug of ours must not hold up for ever what comes behind it."""
+    try:
+        PROVIDERS[job.provider].send(job.api, lane, job.data)
+    except ProviderFailed as exc:
+        return exc
+    except Exception:
+        log.exception("channel_message_failed", provider=job.provider)
+        return ProviderFailed("internal error")
+    return None
 
 
 def _take(platform: Platform, channel_id: UUID, lane: str) -> _Job | None:

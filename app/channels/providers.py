@@ -32,6 +32,10 @@ class Provider(Protocol):
         """Length of one message, in UTF-16 units."""
 
     @property
+    def SHOWS_TYPING(self) -> bool:  # noqa: N802 - as above
+        """Whether people can see that the bot is busy."""
+
+    @property
     def ANSWERS_STAY(self) -> bool:  # noqa: N802 - as above
         """Whether the answer to a button stays in the chat."""
 

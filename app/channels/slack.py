@@ -26,6 +26,7 @@ NAME = "slack"
 SECRETS = ("bot_token", "signing_secret")
 REQUIRED = ("bot_token", "signing_secret")
 TEXT_LIMIT = 3900
+SHOWS_TYPING = False
 ANSWERS_STAY = True
 MAX_AGE_S = 300
 FORM = "application/x-www-form-urlencoded"

@@ -19,6 +19,7 @@ NAME = "telegram"
 SECRETS = ("bot_token",)
 REQUIRED = ("bot_token",)
 TEXT_LIMIT = 4096
+SHOWS_TYPING = True
 ANSWERS_STAY = False
 SECRET_HEADER = "x-telegram-bot-api-secret-token"  # noqa: S105 - the name of a header
 COMMANDS = (

@@ -54,7 +54,8 @@ def _at_work(uow: UnitOfWork) -> list[Message]:
     repository.finish(uow.session, [e.seq for e in running if e.run_id not in states])
     working = [e for e in running if states.get(e.run_id or UUID(int=0)) in {"queued", "running"}]
     active = repository.providers_of(uow.session, {entry.channel_id for entry in working})
-    chats = {(e.channel_id, e.external_chat_id) for e in working if e.channel_id in active}
+    seen = {found for found, provider in active.items() if PROVIDERS[provider].SHOWS_TYPING}
+    chats = {(e.channel_id, e.external_chat_id) for e in working if e.channel_id in seen}
     return [ShowTyping(str(channel_id), chat) for channel_id, chat in sorted(chats)]
 
 
