@@ -93,7 +93,7 @@ def lose_redis(platform, telegram, loss):
         return sum(run["status"] != "failed" for run in runs)
 
     senders = [1] if loss == "flush" else [1, 2]
-    wait_until(lambda: all(telegram.texts(s) for s in senders), timeout=20, what="answers in chats")
+    wait_until(lambda: all(telegram.texts(s) for s in senders), timeout=60, what="answers in chats")
     before = ticks()
     wait_until(lambda: ticks() > before, what="the cron to tick on")
     wait_until(
