@@ -13,6 +13,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from app.agents import llm_routes
 from app.agents import routes as agents_routes
 from app.apps import routes as apps_routes
+from app.apps import share_routes
 from app.audit import routes as audit_routes
 from app.auth import routes as auth_routes
 from app.auth.magic_links import routes as magic_links_routes
@@ -28,7 +29,7 @@ from app.hooks import routes as hooks_routes
 from app.hooks import webhook_routes
 from app.http import errors, health
 from app.http.api import Api, make_api
-from app.http.views import ACTOR_LOADER, PLATFORM
+from app.http.views import ACTOR_LOADER, ACTOR_RECALLER, PLATFORM
 from app.jobs import routes as jobs_routes
 from app.rbac import routes as rbac_routes
 from app.rbac import service as rbac_service
@@ -75,6 +76,7 @@ def _register_slices(app: Flask, api: Api) -> None:
     api.register_blueprint(magic_links_routes.blp)
     api.register_blueprint(rbac_routes.blp)
     api.register_blueprint(apps_routes.blp)
+    api.register_blueprint(share_routes.blp)
     api.register_blueprint(data_routes.blp)
     api.register_blueprint(files_routes.blp)
     api.register_blueprint(storage_routes.blp)
@@ -89,6 +91,7 @@ def _register_slices(app: Flask, api: Api) -> None:
     api.register_blueprint(llm_routes.blp)
     api.register_blueprint(channels_routes.blp)
     app.extensions[ACTOR_LOADER] = rbac_service.load_actor
+    app.extensions[ACTOR_RECALLER] = rbac_service.recall
 
 
 def _refuse_large_bodies(limit: int) -> Callable[[], Response | None]:

@@ -9,35 +9,33 @@ from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
-from celery.worker.request import Request
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from app.core.actor import Actor
+from app.apps import service as apps_service
+from app.core.actor import ANONYMOUS, Actor
 from app.core.errors import NotFound, missing_permission
 from app.core.permissions import Permissions
 from app.core.platform import Platform
 from app.core.replies import Reply
 from app.http.authentication import INVALID
 from app.rbac import service as rbac_service
-from app.workers.host import CallOutcome
+from app.workers.host import CallOutcome, OutcomeKind
 from app.workers.messages import CallRPC
 from app.workers.rpc import NO_ACCOUNT, NO_APP, NO_KEY, NO_PERMISSION, Call
 from tasks.base import task
 from tasks.node import Node, current_node
 from workers_runtime.protocol import CallKind
 
-Actors = dict[tuple[str, str], Actor | None]
+log = structlog.get_logger(__name__)
+
+NO_DATABASE = "database not available"
+
+Actors = dict[tuple[str, str, str], Actor | None]
 
 
-class Unacknowledged(Request):
-    """A request whose queue wants no acknowledgement; Celery would send one all the same."""
-
-    def acknowledge(self) -> None:
-        """Count it as acknowledged."""
-        self.acknowledged = True
-
-
-@task(CallRPC, acks_late=False, Request=Unacknowledged)
+@task(CallRPC, direct=True)
 def call(
     platform: Platform,
     app_id: str,
@@ -49,15 +47,19 @@ def call(
     entries = [Call(*fields) for fields in calls]
     for entry in entries:
         node.outgoing.take(reply_to, entry.question)
-    with platform.uow.reading() as session:
-        actors = _actors(session, entries)
-        try:
-            node.catalog.read(session, app_id)
-            missing = ""
-        except NotFound as exc:
-            missing = exc.message
+    node.accept(lambda: _serve(platform, node, app_id, reply_to, entries))
+
+
+def _serve(platform: Platform, node: Node, app_id: str, reply_to: str, entries: list[Call]) -> None:
+    try:
+        actors, missing = _look_up(platform, node, app_id, entries)
+    except SQLAlchemyError as exc:
+        log.warning("calls_refused", app_id=app_id, reason=type(exc).__name__)
+        for entry in entries:
+            _answer(node, reply_to, entry.question, OutcomeKind.NOT_READY, NO_DATABASE)
+        return
     for entry in entries:
-        actor = actors[entry.user_id, entry.app_scope]
+        actor = actors[_identity(entry)]
         refusal = _refusal(entry.key, actor) or ((NO_APP, missing) if missing else None)
         if refusal is None:
             _hand_over(node, app_id, reply_to, entry, actor)
@@ -65,15 +67,39 @@ def call(
             _answer(node, reply_to, entry.question, *refusal)
 
 
+def _look_up(
+    platform: Platform, node: Node, app_id: str, entries: list[Call]
+) -> tuple[Actors, str]:
+    """Read the callers' rights and what is wanted of the app; with the error if there is none."""
+    with platform.uow.reading() as session:
+        actors = _actors(session, entries)
+        try:
+            node.catalog.read(session, app_id)
+        except NotFound as exc:
+            return actors, exc.message
+    return actors, ""
+
+
 def _actors(session: Session, entries: list[Call]) -> Actors:
     """Read the rights of every caller, as they are now."""
     actors: Actors = {}
     for entry in entries:
-        key = (entry.user_id, entry.app_scope)
+        key = _identity(entry)
         if key not in actors:
-            actor = rbac_service.load_actor(session, UUID(entry.user_id))
-            actors[key] = _limited(actor, entry.app_scope)
+            actors[key] = _limited(_actor(session, entry), entry.app_scope)
     return actors
+
+
+def _identity(entry: Call) -> tuple[str, str, str]:
+    return entry.user_id, entry.app_scope, entry.share
+
+
+def _actor(session: Session, entry: Call) -> Actor | None:
+    if entry.share:
+        return apps_service.share_actor(session, UUID(entry.share))
+    if not entry.user_id:
+        return ANONYMOUS
+    return rbac_service.load_actor(session, UUID(entry.user_id))
 
 
 def _refusal(key: str, actor: Actor | None) -> tuple[str, str] | None:
