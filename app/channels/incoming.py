@@ -64,6 +64,17 @@ def json_body(hook: Webhook) -> JSONObject:
         raise rejected("body is not valid JSON") from exc
     if not isinstance(value, dict):
         raise rejected("body must be a JSON object")
+    return clean(value)
+
+
+def clean(value: Any) -> Any:  # Any: a JSON value
+    """Return a value without the characters that Postgres keeps out of texts."""
+    if isinstance(value, str):
+        return value.replace("\x00", "").encode("utf-8", "ignore").decode()
+    if isinstance(value, list):
+        return [clean(item) for item in value]
+    if isinstance(value, dict):
+        return {clean(name): clean(item) for name, item in value.items()}
     return value
 
 
@@ -86,8 +97,7 @@ def message(
         media: files, in the provider's words.
         via: what an answer needs besides the chat.
     """
-    # Postgres keeps neither, and both are worth nothing to anybody.
-    text = text.replace("\x00", "").encode("utf-8", "ignore").decode().strip()
+    text = text.strip()
     if not chat or not sender or max(len(chat), len(sender)) > MAX_ID:
         return None
     more = {"via": via} if via else {}
