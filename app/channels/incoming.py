@@ -59,12 +59,12 @@ def json_body(hook: Webhook) -> JSONObject:
         Invalid: it is none.
     """
     try:
-        value = json.loads(hook.body)
+        value = clean(json.loads(hook.body))
     except (ValueError, RecursionError) as exc:
         raise rejected("body is not valid JSON") from exc
     if not isinstance(value, dict):
         raise rejected("body must be a JSON object")
-    return clean(value)
+    return value
 
 
 def clean(value: Any) -> Any:  # Any: a JSON value

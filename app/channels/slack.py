@@ -94,10 +94,9 @@ def _is_form(hook: Webhook) -> bool:
 def _read_form(hook: Webhook, answers_to: str) -> Incoming | None:
     try:
         form = incoming.clean(dict(parse_qsl(hook.body.decode(), strict_parsing=True)))
-        payload = json.loads(form["payload"]) if "payload" in form else None
+        payload = incoming.clean(json.loads(form["payload"])) if "payload" in form else None
     except (ValueError, RecursionError) as exc:
         raise rejected("body is not a valid form") from exc
-    payload = incoming.clean(payload)
     given = form if payload is None else payload
     if not isinstance(given, dict) or not isinstance(given.get("trigger_id"), str):
         raise rejected("trigger_id is missing")

@@ -31,6 +31,9 @@ def test_ends_of_lines_and_words_are_preferred() -> None:
     assert wording.split(" \n ", 8) == []
 
 
+DEEP = b"[" * 600 + b"]" * 600
+
+
 def read(update: dict[str, Any]) -> Incoming | None:
     hook = Webhook({}, json.dumps({"update_id": 1, **update}).encode())
     return telegram.read(hook, {}, answers_to="")
@@ -83,7 +86,7 @@ def test_what_does_not_concern_us_is_left_alone(update: dict[str, Any]) -> None:
     assert read(update) is None
 
 
-@pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"update_id": "1"}', b"\xff"])
+@pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"update_id": "1"}', b"\xff", DEEP])
 def test_what_is_no_update_is_refused(body: bytes) -> None:
     with pytest.raises(Invalid, match="webhook rejected: "):
         telegram.read(Webhook({}, body), {}, answers_to="")
