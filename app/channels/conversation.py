@@ -3,7 +3,7 @@
 Each entry of a lane is handled in one transaction under the lane's lock. What has to be fetched
 from elsewhere is fetched in between, under a lease on the entry.
 
-Source: REST contract part 40, sections 7.3 and 7.5; ADR 0010.
+Source: REST contract part 40, sections 7.3 and 7.5; ADR 0015.
 """
 
 from __future__ import annotations

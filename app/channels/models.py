@@ -1,6 +1,6 @@
 """Tables of channels: bots, who is linked, conversations, what came in and what goes out.
 
-Source: REST contract part 40, section 7.1; ADR 0010.
+Source: REST contract part 40, section 7.1; ADR 0015.
 """
 
 from __future__ import annotations

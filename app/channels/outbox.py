@@ -2,7 +2,7 @@
 
 Sending is at least once: a worker that dies between sending and noting it sends again.
 
-Source: REST contract part 40, section 7.5; ADR 0010.
+Source: REST contract part 40, section 7.5; ADR 0015.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What beat and workers do about channels besides what messages ask for.
 
-Source: REST contract part 40, sections 7.1 and 7.5; ADR 0010.
+Source: REST contract part 40, sections 7.1 and 7.5; ADR 0015.
 """
 
 from __future__ import annotations
