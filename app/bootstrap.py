@@ -9,7 +9,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from app.agents import service as agents_service
-from app.agents.events import AgentRegistered
+from app.agents.events import AgentRegistered, ApprovalRequested, RunEnded
 from app.apps.events import AppInstalled, AppUninstalled
 from app.auth.events import (
     RolesConferred,
@@ -19,6 +19,8 @@ from app.auth.events import (
     UserDeleting,
 )
 from app.auth.oidc import providers as oidc_providers
+from app.channels import replies as channels_replies
+from app.channels import service as channels_service
 from app.core.crypto import Cipher
 from app.core.db import make_engine
 from app.core.events import Subscriptions
@@ -108,6 +110,9 @@ def subscriptions(cipher: Cipher) -> Subscriptions:
     listed.add(AppUninstalled, integrations_service.forget_app)
     listed.add(UserDeleting, integrations_service.forget_user)
     listed.add(AgentRegistered, webhooks.delegate_again)
+    listed.add(AgentRegistered, channels_service.delegate_again)
+    listed.add(RunEnded, channels_replies.run_ended)
+    listed.add(ApprovalRequested, channels_replies.approval_requested)
     return listed
 
 

@@ -19,6 +19,7 @@ from app.auth import routes as auth_routes
 from app.auth.magic_links import routes as magic_links_routes
 from app.auth.oidc import routes as oidc_routes
 from app.auth.service_accounts import routes as service_accounts_routes
+from app.channels import routes as channels_routes
 from app.core.platform import Platform
 from app.crons import routes as crons_routes
 from app.data import routes as data_routes
@@ -93,6 +94,7 @@ def _register_slices(app: Flask, api: Api) -> None:
     api.register_blueprint(llm_routes.blp)
     api.register_blueprint(integrations_routes.blp)
     api.register_blueprint(connection_routes.blp)
+    api.register_blueprint(channels_routes.blp)
     app.extensions[ACTOR_LOADER] = rbac_service.load_actor
     app.extensions[ACTOR_RECALLER] = rbac_service.recall
 

@@ -7,6 +7,7 @@ from app.apps import models as apps_models
 from app.audit import models as audit_models
 from app.audit import security_models
 from app.auth import models as auth_models
+from app.channels import models as channels_models
 from app.core import vault
 from app.core.db import Base
 from app.crons import models as crons_models
@@ -24,6 +25,7 @@ __all__ = [
     "apps_models",
     "audit_models",
     "auth_models",
+    "channels_models",
     "crons_models",
     "data_models",
     "files_models",

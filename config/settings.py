@@ -448,6 +448,30 @@ class AgentSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ChannelSettings:
+    """Channels: where the messaging providers are."""
+
+    telegram_api_base: str = setting(
+        "TELEGRAM_API_BASE",
+        ma.Url(require_tld=False, schemes={"http", "https"}),
+        "https://api.telegram.org",
+        "Base URL of Telegram's Bot API; `http` only on a loopback address.",
+    )
+    slack_api_base: str = setting(
+        "SLACK_API_BASE",
+        ma.Url(require_tld=False, schemes={"http", "https"}),
+        "https://slack.com/api",
+        "Base URL of Slack's Web API; `http` only on a loopback address.",
+    )
+    slack_response_prefix: str = setting(
+        "SLACK_RESPONSE_PREFIX",
+        ma.Url(require_tld=False, schemes={"http", "https"}),
+        "https://hooks.slack.com/",
+        "What the addresses must begin with that Slack asks to be answered at.",
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class HTTPSettings:
     """The HTTP edge."""
 
@@ -521,6 +545,7 @@ class Settings:
     jobs: JobSettings
     workers: WorkerSettings
     agents: AgentSettings
+    channels: ChannelSettings
     http: HTTPSettings
     logging: LoggingSettings
 
@@ -533,6 +558,7 @@ GROUPS: Mapping[str, type[Any]] = {  # Any: each group is its own dataclass
     "jobs": JobSettings,
     "workers": WorkerSettings,
     "agents": AgentSettings,
+    "channels": ChannelSettings,
     "http": HTTPSettings,
     "logging": LoggingSettings,
 }

@@ -10,6 +10,7 @@ from redis.exceptions import RedisError
 
 from app.agents.messages import SweepRuns
 from app.auth.messages import PruneSignIns
+from app.channels import upkeep as channels_upkeep
 from app.core.messaging import Message
 from app.core.platform import Platform
 from app.core.replies import read_nodes
@@ -30,6 +31,7 @@ log = structlog.get_logger(__name__)
 STALE_AFTER_S: Final = 2.0
 HOUR_S: Final = 3600.0
 AGENT_SWEEP_BEATS: Final = 3
+TYPING_S: Final = 4.0
 
 Duties = list[tuple[float, Callable[[], None]]]
 
@@ -52,6 +54,9 @@ def duties(platform: Platform, put: Callable[[Message], None]) -> Duties:
     def agents() -> None:
         put(SweepRuns())
 
+    def channels() -> None:
+        tend_channels(platform, put)
+
     def history() -> None:
         put(PruneHistory())
         put(PruneSignIns())
@@ -61,6 +66,7 @@ def duties(platform: Platform, put: Callable[[Message], None]) -> Duties:
         (1.0, crons),
         (HOUR_S, history),
         (AGENT_SWEEP_BEATS * platform.settings.agents.heartbeat.total_seconds(), agents),
+        (TYPING_S, channels),
     ]
 
 
@@ -70,10 +76,7 @@ def sweep_jobs(platform: Platform, turns: Turns, put: Callable[[Message], None])
     This alone keeps jobs going after all of Redis was lost. Without a live node nothing is
     published, or messages would pile up.
     """
-    try:
-        if not read_nodes(platform.redis):
-            return
-    except (RedisError, OSError):
+    if not _any_node(platform):
         return
     with platform.uow() as uow:
         lanes = jobs_service.visible_lanes(uow.session)
@@ -89,6 +92,22 @@ def sweep_jobs(platform: Platform, turns: Turns, put: Callable[[Message], None])
         put(TakeTurn(app_id))
 
 
+def _any_node(platform: Platform) -> bool:
+    try:
+        return bool(read_nodes(platform.redis))
+    except (RedisError, OSError):
+        return False
+
+
+def tend_channels(platform: Platform, put: Callable[[Message], None]) -> None:
+    """Have chats looked at that wait too long, and show where agents are at work."""
+    if not _any_node(platform):
+        return
+    with platform.uow() as uow:
+        for message in channels_upkeep.due(uow):
+            put(message)
+
+
 def sweep_crons(platform: Platform, put: Callable[[Message], None]) -> None:
     """Have ticks fired again that wait too long, e.g. because a message was lost."""
     with platform.uow() as uow:
@@ -102,6 +121,7 @@ PRUNERS: tuple[Callable[[UnitOfWork, JobSettings], int], ...] = (
     workers_service.prune,
     webhooks.prune,
     files_service.prune,
+    channels_upkeep.prune,
 )
 
 

@@ -20,6 +20,7 @@ from app.agents import run_repository as repository
 from app.agents import supervision, transcript
 from app.agents.active import ActiveRun
 from app.agents.control import Cancelled, Yielding
+from app.agents.events import ApprovalRequested
 from app.agents.models import AgentApproval, AgentToolCall
 from app.agents.runs import NotHolding
 from app.agents.tools.base import InvokeAgent, Tool
@@ -273,6 +274,8 @@ def _ask(uow: UnitOfWork, active: ActiveRun, asked: Asked, reason: str) -> None:
             "app_id": run.app_id,
         },
     )
+    root_id = run.parent_run_id or run.id
+    uow.emit(ApprovalRequested(approval.id, root_id, asked.tool_name, asked.given or {}, reason))
 
 
 def _execute(

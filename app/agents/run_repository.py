@@ -281,6 +281,12 @@ def runs_of_app(session: Session, app_id: str) -> list[UUID]:
     return list(session.scalars(query))
 
 
+def states(session: Session, run_ids: Collection[UUID]) -> dict[UUID, str]:
+    """Return the states of runs by their id."""
+    query = select(AgentRun.id, AgentRun.state).where(AgentRun.id.in_(run_ids))
+    return {row[0]: row[1] for row in session.execute(query)}
+
+
 def set_session_status(session: Session, session_id: UUID, status: str) -> None:
     """Show in a session what its run does."""
     session.execute(

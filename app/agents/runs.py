@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 
 from app.agents import run_repository as repository
 from app.agents import streams
+from app.agents.events import RunEnded
 from app.agents.messages import ResumeRun
 from app.agents.models import AgentRun, AgentSession
 from app.core.permissions import Permissions
@@ -221,6 +222,7 @@ def end(
         stream.event(uow, "done", {"response": response, "tokens": tokens})
     else:
         stream.event(uow, "error", {"error": error})
+    uow.emit(RunEnded(row.id, row.source, response, error))
 
 
 def _keep_answer(session: Session, row: AgentRun) -> None:

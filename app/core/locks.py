@@ -49,3 +49,14 @@ def share_app(session: Session, app_id: str) -> None:
     """Wait for a running install of an app and keep others out until the transaction ends."""
     key = func.hashtext(app_id)
     session.execute(select(func.pg_advisory_xact_lock_shared(APPS_NAMESPACE, key)))
+
+
+LANES_NAMESPACE = 0x7474  # the first key of the locks of conversations in chats
+
+
+def lock_lane(session: Session, name: str) -> None:
+    """Wait for a conversation's lock and hold it until the transaction ends.
+
+    Taken before any row is locked.
+    """
+    session.execute(select(func.pg_advisory_xact_lock(LANES_NAMESPACE, func.hashtext(name))))

@@ -14,6 +14,7 @@ import pytest
 
 from app.embedded.redis import EmbeddedRedis
 from app.embedded.servers import temporary_state_dir
+from tests.fakes.telegram import FakeTelegram, running_telegram
 from tests.support.databases import Databases
 from tests.support.stack import Stack, running_stack, wait_until
 
@@ -93,9 +94,16 @@ def start_platform(
 
 
 @pytest.fixture(scope="session")
-def shared_platform(start_platform_session: StartPlatform) -> Platform:
+def telegram() -> Iterator[FakeTelegram]:
+    """The Bot API that the shared platform's bots talk to."""
+    with running_telegram() as fake:
+        yield fake
+
+
+@pytest.fixture(scope="session")
+def shared_platform(start_platform_session: StartPlatform, telegram: FakeTelegram) -> Platform:
     """One platform for all tests that leave it whole; use an app id of your own."""
-    return start_platform_session("web", "worker", "beat")
+    return start_platform_session("web", "worker", "beat", TELEGRAM_API_BASE=telegram.url)
 
 
 def _starter(

@@ -9,6 +9,8 @@ import psutil
 import psycopg2
 import pytest
 
+from tests.acceptance.test_channels import open_channel
+from tests.fakes.telegram import running_telegram
 from tests.support.stack import wait_until
 
 SLOW = """
@@ -48,8 +50,14 @@ def busy(platform, app_id, count):
 
 
 @pytest.mark.parametrize("loss", ["flush", "kill"])
-def test_losing_redis_loses_no_job_cron_or_record(start_platform, loss):
-    platform = start_platform("web", "worker", "beat", **FAST_REDELIVERY)
+def test_losing_redis_loses_no_job_cron_record_or_chat(start_platform, loss):
+    with running_telegram() as telegram:
+        env = {**FAST_REDELIVERY, "TELEGRAM_API_BASE": telegram.url}
+        platform = start_platform("web", "worker", "beat", **env)
+        lose_redis(platform, telegram, loss)
+
+
+def lose_redis(platform, telegram, loss):
     platform.install(
         "shop",
         SLOW,
@@ -60,6 +68,14 @@ def test_losing_redis_loses_no_job_cron_or_record(start_platform, loss):
         "/apps/shop/crons", json={"name": "beat", "schedule": "1 seconds"}
     ).json()
     ids = busy(platform, "shop", 30)
+    webhook = open_channel(platform, "assistant")
+
+    def write(sender):
+        update = telegram.message("hello", sender=sender)
+        answer = platform.admin.post(webhook, json=update, headers=telegram.headers)
+        assert answer.status_code == 200, answer.text
+
+    write(1)
     if loss == "flush":
         import redis
 
@@ -67,6 +83,7 @@ def test_losing_redis_loses_no_job_cron_or_record(start_platform, loss):
     else:
         platform.redis.kill()
         ids |= {platform.enqueue("shop", {"while": "redis is down"})}
+        write(2)
         platform.redis.start(empty=True)
     platform.wait_archived("shop", ids, timeout=60)
     assert platform.admin.get(f"/apps/shop/collections/orders/{record['id']}").json() == record
@@ -75,6 +92,8 @@ def test_losing_redis_loses_no_job_cron_or_record(start_platform, loss):
         runs = platform.admin.get(f"/apps/shop/crons/{cron['id']}/runs").json()
         return sum(run["status"] != "failed" for run in runs)
 
+    senders = [1] if loss == "flush" else [1, 2]
+    wait_until(lambda: all(telegram.texts(s) for s in senders), timeout=60, what="answers in chats")
     before = ticks()
     wait_until(lambda: ticks() > before, what="the cron to tick on")
     wait_until(
