@@ -56,7 +56,7 @@ def bootstrap(settings: Settings, publisher: Publisher, *, process: str) -> Plat
     redis = make_redis(settings)
     turns = Turns(redis, per_app=settings.jobs.turns_per_app)
     publisher = TurnPublisher(publisher, turns)
-    cipher = Cipher(settings.auth.master_key)
+    cipher = Cipher(settings.auth.master_key, settings.auth.previous_master_keys)
     return Platform(
         settings=settings,
         engine=engine,

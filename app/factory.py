@@ -13,6 +13,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from app.agents import llm_routes
 from app.agents import routes as agents_routes
 from app.apps import routes as apps_routes
+from app.apps import share_routes
 from app.audit import routes as audit_routes
 from app.auth import routes as auth_routes
 from app.auth.magic_links import routes as magic_links_routes
@@ -27,7 +28,7 @@ from app.hooks import routes as hooks_routes
 from app.hooks import webhook_routes
 from app.http import errors, health
 from app.http.api import Api, make_api
-from app.http.views import ACTOR_LOADER, PLATFORM
+from app.http.views import ACTOR_LOADER, ACTOR_RECALLER, PLATFORM
 from app.integrations import connection_routes
 from app.integrations import routes as integrations_routes
 from app.jobs import routes as jobs_routes
@@ -76,6 +77,7 @@ def _register_slices(app: Flask, api: Api) -> None:
     api.register_blueprint(magic_links_routes.blp)
     api.register_blueprint(rbac_routes.blp)
     api.register_blueprint(apps_routes.blp)
+    api.register_blueprint(share_routes.blp)
     api.register_blueprint(data_routes.blp)
     api.register_blueprint(files_routes.blp)
     api.register_blueprint(storage_routes.blp)
@@ -91,6 +93,7 @@ def _register_slices(app: Flask, api: Api) -> None:
     api.register_blueprint(integrations_routes.blp)
     api.register_blueprint(connection_routes.blp)
     app.extensions[ACTOR_LOADER] = rbac_service.load_actor
+    app.extensions[ACTOR_RECALLER] = rbac_service.recall
 
 
 def _refuse_large_bodies(limit: int) -> Callable[[], Response | None]:

@@ -49,7 +49,7 @@ def _start_agent_run(uow: UnitOfWork, assignment: Assignment) -> None:
     )
 
 
-@task(TakeTurn, acks_late=False)
+@task(TakeTurn, direct=True)
 def turn(platform: Platform, app_id: str) -> None:
     """Wake the pump for an app; no thread is held while its jobs run."""
     if _pump is not None:

@@ -19,6 +19,7 @@ from uuid import UUID
 
 import structlog
 from celery import bootsteps
+from celery.worker.state import maybe_shutdown
 from redis import Redis
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -37,6 +38,7 @@ from tasks.outcomes import command_error, outcome_of
 from tasks.outgoing import Outgoing
 from tasks.sql_sessions import SQLSessions
 from workers_runtime.client import Reply, RuntimeClient, RuntimeHandlers
+from workers_runtime.confine import hide
 from workers_runtime.node_protocol import Operation, Welcome
 from workers_runtime.protocol import (
     AGENT_OPERATIONS,
@@ -50,6 +52,7 @@ from workers_runtime.protocol import (
 
 log = structlog.get_logger(__name__)
 
+ACCEPT_THREADS: Final = 8
 OPERATION_THREADS: Final = 16
 ACTION_THREADS: Final = 8
 CONTROL_THREADS: Final = 4
@@ -80,6 +83,7 @@ class Node:
             log_buffer=platform.settings.workers.log_buffer,
         )
         self._tokens: dict[tuple[UUID, str, str], tuple[str, float]] = {}
+        self._accepting = ThreadPoolExecutor(ACCEPT_THREADS, thread_name_prefix="accept")
         self._operations = ThreadPoolExecutor(OPERATION_THREADS, thread_name_prefix="operation")
         self._actions = ThreadPoolExecutor(ACTION_THREADS, thread_name_prefix="self-action")
         self._control = ThreadPoolExecutor(CONTROL_THREADS, thread_name_prefix="node-control")
@@ -117,7 +121,8 @@ class Node:
     def start(self) -> None:
         """Start the runtime and take part in the cluster."""
         self.outgoing.start()
-        self.client.start(RUNTIME_TIMEOUT_S)
+        # A worker told to stop must not wait for a runtime that cannot start.
+        self.client.start(RUNTIME_TIMEOUT_S, meanwhile=maybe_shutdown)
         self.homes.start()
         self._heartbeat.start()
         log.info("node_started", node=self.node, runtime_pid=self.client.pid)
@@ -128,6 +133,7 @@ class Node:
         self.homes.stop_taking()
         self.client.stop()
         self.homes.stop()
+        self._accepting.shutdown(wait=False, cancel_futures=True)
         self._control.shutdown(wait=False, cancel_futures=True)
         self._operations.shutdown(wait=False, cancel_futures=True)
         self._actions.shutdown(wait=False, cancel_futures=True)
@@ -136,6 +142,10 @@ class Node:
         log.info("node_stopped", node=self.node)
 
     # --- calls -----------------------------------------------------------------------------
+
+    def accept(self, work: Callable[[], None]) -> None:
+        """Look at calls that came in on a thread that may wait for Postgres."""
+        self._accepting.submit(_logged, work)
 
     def call(
         self,
@@ -335,6 +345,8 @@ class NodeStep(bootsteps.StartStopStep):
     def start(self, worker: Any) -> None:  # Any: Celery's WorkController
         """Start the node."""
         global _current  # noqa: PLW0603 - Celery gives its tasks no other way to the process
+        # Its environment and memory hold every key; app code may run as the same user.
+        hide()
         node = Node(base.platform_of(worker.app), worker.hostname)
         _current = node
         node.start()

@@ -9,10 +9,12 @@ from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
-from celery.worker.request import Request
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from app.core.actor import Actor
+from app.apps import service as apps_service
+from app.core.actor import ANONYMOUS, Actor
 from app.core.crypto import VaultError
 from app.core.errors import NotFound, missing_permission
 from app.core.permissions import Permissions
@@ -28,19 +30,15 @@ from tasks.base import task
 from tasks.node import Node, current_node
 from workers_runtime.protocol import CallKind
 
-Actors = dict[tuple[str, str], Actor | None]
+log = structlog.get_logger(__name__)
+
+NO_DATABASE = "database not available"
+
+Actors = dict[tuple[str, str, str], Actor | None]
 Refusal = tuple[str, str]  # kind and text of an answer
 
 
-class Unacknowledged(Request):
-    """A request whose queue wants no acknowledgement; Celery would send one all the same."""
-
-    def acknowledge(self) -> None:
-        """Count it as acknowledged."""
-        self.acknowledged = True
-
-
-@task(CallRPC, acks_late=False, Request=Unacknowledged)
+@task(CallRPC, direct=True)
 def call(
     platform: Platform,
     app_id: str,
@@ -52,70 +50,87 @@ def call(
     entries = [Call(*fields) for fields in calls]
     for entry in entries:
         node.outgoing.take(reply_to, entry.question)
-    with platform.uow.reading() as session:
-        actors = _actors(session, entries)
-        try:
-            node.catalog.read(session, app_id)
-            missing = ""
-        except NotFound as exc:
-            missing = exc.message
-        asked = [
-            _asked(platform, session, app_id, entry, actors, missing=missing) for entry in entries
-        ]
-    for entry, actor, refusal in asked:
+    node.accept(lambda: _serve(platform, node, app_id, reply_to, entries))
+
+
+def _serve(platform: Platform, node: Node, app_id: str, reply_to: str, entries: list[Call]) -> None:
+    try:
+        actors, missing = _look_up(platform, node, app_id, entries)
+    except SQLAlchemyError as exc:
+        log.warning("calls_refused", app_id=app_id, reason=type(exc).__name__)
+        for entry in entries:
+            _answer(node, reply_to, entry.question, OutcomeKind.NOT_READY, NO_DATABASE)
+        return
+    for entry in entries:
+        actor = actors[_identity(entry)]
+        refusal = _refusal(entry.key, actor) or ((NO_APP, missing) if missing else None)
+        ready = entry
+        if refusal is None and integrations_service.is_hook(entry.method):
+            ready, refusal = _filled(platform, app_id, entry)
         if refusal is None:
-            _hand_over(node, app_id, reply_to, entry, actor)
+            _hand_over(node, app_id, reply_to, ready, actor)
         else:
             _answer(node, reply_to, entry.question, *refusal)
 
 
-def _asked(
-    platform: Platform,
-    session: Session,
-    app_id: str,
-    entry: Call,
-    actors: Actors,
-    *,
-    missing: str,
-) -> tuple[Call, Actor | None, Refusal | None]:
-    """Return a call as its process gets it, whose rights it has, and why it may not be made."""
-    actor = actors[entry.user_id, entry.app_scope]
-    refusal = _refusal(entry, actor) or ((NO_APP, missing) if missing else None)
-    if refusal is not None or not integrations_service.is_hook(entry.method):
-        return entry, actor, refusal
+def _filled(platform: Platform, app_id: str, entry: Call) -> tuple[Call, Refusal | None]:
+    """Return a call of the platform to an integration with its secrets, or why it may not be."""
     try:
-        params = integrations_service.fill_call(
-            session, platform.cipher, app_id=app_id, method=entry.method, params=entry.params
-        )
+        with platform.uow.reading() as session:
+            params = integrations_service.fill_call(
+                session, platform.cipher, app_id=app_id, method=entry.method, params=entry.params
+            )
     except NotFound as exc:
-        return entry, actor, (NO_APP, exc.message)
+        return entry, (NO_APP, exc.message)
     except VaultError as exc:
-        return entry, actor, (OutcomeKind.ERROR.value, str(exc))
-    return replace(entry, params=params), actor, None
+        return entry, (OutcomeKind.ERROR, str(exc))
+    except SQLAlchemyError as exc:
+        log.warning("calls_refused", app_id=app_id, reason=type(exc).__name__)
+        return entry, (OutcomeKind.NOT_READY, NO_DATABASE)
+    return replace(entry, params=params), None
+
+
+def _look_up(
+    platform: Platform, node: Node, app_id: str, entries: list[Call]
+) -> tuple[Actors, str]:
+    """Read the callers' rights and what is wanted of the app; with the error if there is none."""
+    with platform.uow.reading() as session:
+        actors = _actors(session, entries)
+        try:
+            node.catalog.read(session, app_id)
+        except NotFound as exc:
+            return actors, exc.message
+    return actors, ""
 
 
 def _actors(session: Session, entries: list[Call]) -> Actors:
     """Read the rights of every caller, as they are now."""
     actors: Actors = {}
     for entry in entries:
-        key = (entry.user_id, entry.app_scope)
-        if not entry.user_id:
-            actors[key] = None
-        elif key not in actors:
-            actor = rbac_service.load_actor(session, UUID(entry.user_id))
-            actors[key] = _limited(actor, entry.app_scope)
+        key = _identity(entry)
+        if key not in actors:
+            actors[key] = _limited(_actor(session, entry), entry.app_scope)
     return actors
 
 
-def _refusal(entry: Call, actor: Actor | None) -> Refusal | None:
-    """Return kind and text of the answer to a caller who may not make a call."""
-    if not entry.user_id and entry.key == NO_KEY:
-        return None
+def _identity(entry: Call) -> tuple[str, str, str]:
+    return entry.user_id, entry.app_scope, entry.share
+
+
+def _actor(session: Session, entry: Call) -> Actor | None:
+    if entry.share:
+        return apps_service.share_actor(session, UUID(entry.share))
+    if not entry.user_id:
+        return ANONYMOUS
+    return rbac_service.load_actor(session, UUID(entry.user_id))
+
+
+def _refusal(key: str, actor: Actor | None) -> Refusal | None:
+    """Return kind and text of the answer to a caller who may not call the app."""
     if actor is None:
         return NO_ACCOUNT, INVALID
-    if entry.key == NO_KEY or actor.can(entry.key):
-        return None
-    return NO_PERMISSION, missing_permission(entry.key).message
+    allowed = key == NO_KEY or actor.can(key)
+    return None if allowed else (NO_PERMISSION, missing_permission(key).message)
 
 
 def _limited(actor: Actor | None, app_scope: str) -> Actor | None:

@@ -187,6 +187,14 @@ def _public_collection(item: Node, known: set[str]) -> JSONObject:
     return {"entity": entity, "actions": actions}
 
 
+def public_actions(normalised: Mapping[str, Any]) -> dict[str, list[str]]:  # Any: JSON values
+    """Return the actions of a normalised manifest that need no token, by entity."""
+    listed: dict[str, list[str]] = {}
+    for collection in normalised.get("public", {}).get("collections", ()):
+        listed.setdefault(collection["entity"], []).extend(collection["actions"])
+    return listed
+
+
 def _texts(node: Node, key: str) -> list[str]:
     values = node.optional(key, list, [])
     if not all(isinstance(value, str) for value in values):

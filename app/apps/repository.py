@@ -11,6 +11,14 @@ from sqlalchemy.orm import Session
 from app.apps.models import App
 
 INSTALLED = "installed"
+ALL_INSTALLED = """
+NOT EXISTS (
+    SELECT FROM unnest(CAST(:apps AS text[])) AS wanted (id)
+    WHERE NOT EXISTS (
+        SELECT FROM trellis.apps a WHERE a.id = wanted.id AND a.status = 'installed'
+    )
+)
+"""
 
 
 def find(session: Session, app_id: str) -> App | None:

@@ -6,6 +6,8 @@ from typing import Any
 
 from marshmallow import Schema, fields, post_dump
 
+from app.http.schemas import UTCDateTime, WireSchema
+
 
 class AppSummaryOut(Schema):
     """An app in the list; ``icon`` is absent when there is none."""
@@ -54,3 +56,40 @@ class DriftOut(Schema):
 
     compliant = fields.Bool(required=True)
     changes = fields.List(fields.Nested(ChangeOut), required=True)
+
+
+class ShareCreate(WireSchema):
+    """The body of a new share."""
+
+    context = fields.Raw(load_default=None, allow_none=True)
+
+
+class ShareOut(Schema):
+    """A new share; an existing one comes without its token."""
+
+    id = fields.Str(required=True)
+    url = fields.Str(required=True)
+    token = fields.Str(required=True)
+    token_prefix = fields.Str(required=True, data_key="tokenPrefix")
+    context = fields.Raw(required=True, allow_none=True)
+    created_at = UTCDateTime(required=True, data_key="createdAt")
+    revoked = fields.Bool(required=True)
+
+
+class ShareRowOut(Schema):
+    """An active share in a list."""
+
+    id = fields.Str(required=True)
+    app_id = fields.Str(required=True, data_key="appId")
+    context = fields.Raw(required=True, allow_none=True)
+    token_prefix = fields.Str(required=True, data_key="tokenPrefix")
+    created_at = UTCDateTime(required=True, data_key="createdAt")
+    last_accessed_at = UTCDateTime(required=True, allow_none=True, data_key="lastAccessedAt")
+    access_count = fields.Int(required=True, data_key="accessCount")
+
+
+class ShareInfoOut(Schema):
+    """What a share token is for."""
+
+    app_id = fields.Str(required=True, data_key="appId")
+    context = fields.Raw(required=True, allow_none=True)

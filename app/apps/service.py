@@ -13,7 +13,7 @@ from typing import Any
 import structlog
 from sqlalchemy.orm import Session
 
-from app.apps import keys, manifest, repository
+from app.apps import keys, manifest, repository, shares
 from app.apps.events import AppInstalled, AppUninstalled
 from app.apps.models import App
 from app.core.actor import Actor
@@ -24,8 +24,17 @@ from app.core.uow import UnitOfWork
 from app.data import service as data_service
 from app.rbac import service as rbac_service
 
+# Shares and public RPCs are used by the slice that calls app code.
+open_rpc = shares.open_rpc
+rpc_scope = shares.rpc_scope
+check_share = shares.check
+is_share_token = shares.is_token
+share_actor = shares.actor_of
+
 log = structlog.get_logger(__name__)
 
+# Condition of an SQL statement: these apps are installed (parameter ``apps``, text[]).
+ALL_INSTALLED = repository.ALL_INSTALLED
 INSTALL = "admin:apps.install"
 CREATE = "platform:apps.create"
 DIRECTORIES = ("apps", "frontends", "uploads")
@@ -178,7 +187,9 @@ def install(uow: UnitOfWork, actor: Actor, body: Any) -> str:  # Any: a JSON val
     normalised = manifest.normalise(body)
     if becomes_admin and actor.user_id is not None:
         rbac_service.make_admin(uow, actor.user_id)
-    data_service.apply_contract(uow, app_id, normalised["dataContract"])
+    data_service.apply_contract(
+        uow, app_id, normalised["dataContract"], manifest.public_actions(normalised)
+    )
     repository.put(uow.session, app_id, normalised)
     rbac_service.replace_app_keys(uow, app_id, keys.of_manifest(normalised))
     if actor.user_id is not None:

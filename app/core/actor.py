@@ -37,6 +37,8 @@ class Actor:
         user_id: None for anonymous work.
         delegator_id: on whose authority an agent acts.
         app_scope: the app a caller token is limited to.
+        stamp: state of the authority tables the permissions were read with, if known.
+        hook_depth: how many hooks in a row led to this work.
     """
 
     user_id: UUID | None
@@ -46,6 +48,8 @@ class Actor:
     source: Source = Source.API
     delegator_id: UUID | None = None
     app_scope: str | None = None
+    stamp: UUID | None = field(default=None, compare=False)
+    hook_depth: int = 0
 
     @property
     def is_admin(self) -> bool:
@@ -71,4 +75,4 @@ class Actor:
         return replace(self, source=source)
 
 
-ANONYMOUS = Actor(user_id=None)
+ANONYMOUS = Actor(user_id=None, source=Source.PUBLIC)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from sqlalchemy import Engine, MetaData, create_engine, event
+from sqlalchemy import Engine, MetaData, create_engine, event, make_url
+from sqlalchemy.dialects import registry
+from sqlalchemy.dialects.postgresql.psycopg2 import PGDialect_psycopg2
 from sqlalchemy.exc import InvalidatePoolError
 from sqlalchemy.orm import DeclarativeBase
 
@@ -24,6 +26,26 @@ NAMING = {
 }
 
 
+class Dialect(PGDialect_psycopg2):
+    """psycopg2, going in and out of autocommit without a word to the server.
+
+    SQLAlchemy tells psycopg2 the server's own isolation level when a connection leaves
+    autocommit; psycopg2 then sets it on the server each time, which is two round trips.
+    """
+
+    supports_statement_cache = True
+
+    def set_isolation_level(self, dbapi_connection: Any, level: Any) -> None:  # Any: the DBAPI's
+        """Switch autocommit; any other level than the server's own is set as usual."""
+        if level in {"AUTOCOMMIT", self.default_isolation_level}:
+            dbapi_connection.autocommit = level == "AUTOCOMMIT"
+        else:
+            super().set_isolation_level(dbapi_connection, level)  # type: ignore[no-untyped-call]
+
+
+registry.register("postgresql.trellis", __name__, Dialect.__name__)
+
+
 class Base(DeclarativeBase):
     """Base of the platform's tables; all of them live in schema ``trellis``."""
 
@@ -39,7 +61,7 @@ def make_engine(database: DatabaseSettings, *, application_name: str) -> Engine:
     """
     connect_s = max(1, round(database.connect_timeout.total_seconds()))
     engine = create_engine(
-        database.url,
+        make_url(database.url).set(drivername="postgresql+trellis"),
         pool_size=database.pool_size,
         max_overflow=0,
         pool_timeout=10,

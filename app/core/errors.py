@@ -51,6 +51,10 @@ class NotReady(AppError):
     """Something the platform needs is away; trying again later may succeed."""
 
 
+class Outdated(Exception):
+    """Something remembered does not hold any more and nothing was done; look and try again."""
+
+
 class Failed(AppError):
     """Work that was asked for ended in an error whose text the caller may see."""
 

@@ -18,19 +18,22 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 from sqlalchemy.orm import Session
 
 from app.core.actor import Actor
-from app.core.errors import AppError, Failed, Invalid
+from app.core.errors import AppError, Failed, Invalid, Outdated, Unauthenticated
 from app.core.ids import check_app_id, is_identifier, parse_uuid
+from app.core.uow import UnitOfWork
 from app.data import registry, repository
 from app.data.contract import Entity, Field
 from app.data.errors import StaleContract, no_entity
-from app.data.execution import query
+from app.data.execution import NO_PRELUDE, Prelude, query
 from app.data.filters import not_valid
 from app.data.statements import Statements
 
 log = structlog.get_logger(__name__)
 
 STATEMENT_TIMEOUT = timedelta(seconds=8)
+READS = {"list", "read"}
 STALE = {
+    "TR001",  # trellis.expect_v1
     errorcodes.UNDEFINED_TABLE,
     errorcodes.UNDEFINED_COLUMN,
     errorcodes.INVALID_SCHEMA_NAME,
@@ -43,13 +46,18 @@ Cast = tuple[Field, str]
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """An entity opened in a transaction whose settings name the actor."""
+    """An entity opened in a transaction whose settings name the actor.
+
+    Attributes:
+        prelude: goes before the one statement of a unit of work that has no transaction.
+    """
 
     session: Session
     app_id: str
     entity: Entity
     statements: Statements
     hooked: bool
+    prelude: Prelude = NO_PRELUDE
 
     def record_id(self, text: str) -> str:
         """Return a path id; a UUID unless the entity's keys are texts."""
@@ -62,6 +70,7 @@ class Target:
         *,
         translate: Translate = lambda _exc: None,
         casts: Sequence[Cast] = (),
+        often: bool = False,
     ) -> CursorResult[Any]:  # Any: SQL values
         """Run a rendered statement and give its failures their meaning.
 
@@ -70,9 +79,10 @@ class Target:
             parameters: their values.
             translate: meaning of a constraint violation.
             casts: operands Postgres has to cast, to name the wrong one.
+            often: the same text will come again, so it is worth being prepared.
         """
         with self.errors(translate, casts):
-            return query(self.session, statement, parameters)
+            return query(self.session, statement, parameters, prelude=self.prelude, often=often)
 
     def page_with_total(
         self,
@@ -107,58 +117,83 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """An app's entities in a transaction.
-
-    Attributes:
-        hooked: some hook watches the app.
-    """
+    """An app's entities in a transaction."""
 
     data: registry.AppData
-    hooked: bool
 
-    def target(self, session: Session, entity: str) -> Target:
+    def target(self, session: Session, entity: str, prelude: Prelude = NO_PRELUDE) -> Target:
         """Return one of the entities, ready for statements."""
         data = self.data
         statements = data.statements[entity].quoted(session)
-        return Target(session, data.app_id, data.entities[entity], statements, self.hooked)
+        return Target(session, data.app_id, data.entities[entity], statements, data.hooked, prelude)
 
 
 def open_entity(
-    session: Session,
-    actor: Actor | None,
+    uow: UnitOfWork,
+    actor: Actor,
     *,
     app_id: str,
     entity: str,
-    action: str | None,
+    action: str,
     record_id: str | None = None,
     statement_timeout: timedelta = STATEMENT_TIMEOUT,
 ) -> Target:
     """Return an entity ready for statements in this transaction.
 
     Args:
-        session: an open transaction; its settings are changed until it ends.
-        actor: who acts; None = nobody.
+        uow: with an open transaction, whose settings are changed until it ends; or a single one:
+            then the contract is the remembered one, and the statement checks it and the actor.
+        actor: who acts; without a user only what the manifest makes public.
         app_id: as in the path.
         entity: as in the path.
-        action: ``create``, ``read``, ``update`` or ``delete``; None = no permission needed.
+        action: ``list``, ``read``, ``create``, ``update`` or ``delete``.
         record_id: path id, checked before existence.
         statement_timeout: limit of each statement.
 
     Raises:
+        Unauthenticated: no user, and the action is not public.
         Forbidden: reserved schema, or permission missing.
         Invalid: the path id is not a UUID though the entity's ids are.
         NotFound: no such entity.
+        Outdated: a single unit of work, and nothing is remembered.
     """
-    check_app_id(app_id)
-    found = lookup(session, actor, app_id, statement_timeout)
+    if actor.user_id is not None:
+        check_app_id(app_id)
+    found = _entered(uow, actor, app_id, statement_timeout)
+    public = found is not None and found.data.is_public(entity, action)
+    if actor.user_id is None and not public:
+        raise Unauthenticated("authentication required")
     target = None if found is None else found.data.entities.get(entity)
     if record_id is not None and (target is None or not target.text_key):
         parse_uuid(record_id)
     if found is None or target is None:
         raise no_entity(app_id, entity)
-    if action is not None:
-        (actor or NOBODY).require(f"app:{app_id}:{entity}.{action}")
-    return found.target(session, entity)
+    if not public:
+        actor.require(f"app:{app_id}:{entity}.{'read' if action == 'list' else action}")
+    if not uow.single:
+        return found.target(uow.session, entity)
+    return found.target(
+        uow.session,
+        entity,
+        repository.by_memory(
+            actor,
+            round(statement_timeout.total_seconds() * 1000),
+            app_id=app_id,
+            stamp=found.data.stamp,
+            writes=action not in READS,
+        ),
+    )
+
+
+def _entered(
+    uow: UnitOfWork, actor: Actor, app_id: str, statement_timeout: timedelta
+) -> Opened | None:
+    if not uow.single:
+        return lookup(uow.session, actor, app_id, statement_timeout)
+    known = registry.remembered(app_id)
+    if known is None:
+        raise Outdated
+    return Opened(known)
 
 
 def lookup(
@@ -168,9 +203,9 @@ def lookup(
     if not is_identifier(app_id):
         return None
     limit_ms = round(statement_timeout.total_seconds() * 1000)
-    stamp, hooked = repository.open_app(session, app_id, actor, limit_ms)
+    stamp = repository.open_app(session, app_id, actor, limit_ms)
     found = registry.load(session, app_id, stamp)
-    return None if found is None else Opened(found, hooked)
+    return None if found is None else Opened(found)
 
 
 NOBODY = Actor(user_id=None)

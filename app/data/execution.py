@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import count
 from typing import Any
 
 from psycopg2 import sql
 from sqlalchemy import CursorResult
 from sqlalchemy.orm import Session
+
+Prelude = tuple[str, Sequence[Any]]  # SQL text, and its values for psycopg2 to adapt
+NO_PRELUDE: Prelude = ("", ())
+PREPARED = "trellis.prepared"
+MAX_PREPARED = 200
+NAMES = count(1)
 
 
 def render(session: Session, statement: sql.Composable) -> str:
@@ -27,6 +34,49 @@ def query(
     session: Session,
     text: str,
     parameters: Sequence[Any],  # Any: values psycopg2 adapts
+    *,
+    prelude: Prelude = NO_PRELUDE,
+    often: bool = False,
 ) -> CursorResult[Any]:  # Any: SQL values
-    """Execute a rendered statement with positional parameters."""
-    return session.connection().exec_driver_sql(text, tuple(parameters))
+    """Execute a rendered statement with positional parameters.
+
+    Args:
+        session: whose connection to use.
+        text: the statement.
+        parameters: its values.
+        prelude: statements that travel before it in the same message.
+        often: prepare the statement on this connection when it comes for the second time:
+            Postgres then parses it once and may keep its plan.
+    """
+    connection = session.connection()
+    before, values = prelude
+    if not often:
+        return connection.exec_driver_sql(before + text, (*values, *parameters))
+    known: dict[str, str] = connection.info.setdefault(PREPARED, {})
+    name = known.get(text)
+    if name:
+        call = before + _call(name, len(parameters))
+        return connection.exec_driver_sql(call, (*values, *parameters))
+    if name is None:
+        if len(known) >= MAX_PREPARED:
+            before = "DEALLOCATE ALL;" + before
+            known.clear()
+        known[text] = ""
+        return connection.exec_driver_sql(before + text, (*values, *parameters))
+    # A name is used once only: if the message fails, nobody knows whether it is taken.
+    name = f"trellis_{next(NAMES)}"
+    call = f"PREPARE {name} AS {_numbered(text)};{before}{_call(name, len(parameters))}"
+    result = connection.exec_driver_sql(call, (*values, *parameters))
+    known[text] = name
+    return result
+
+
+def _call(name: str, arguments: int) -> str:
+    places = ", ".join(["%s"] * arguments)
+    return f"EXECUTE {name} ({places})" if arguments else f"EXECUTE {name}"
+
+
+def _numbered(text: str) -> str:
+    """Return a statement with ``$1`` for its first ``%s``, and so on."""
+    first, *others = text.split("%s")
+    return first + "".join(f"${place}{part}" for place, part in enumerate(others, 1))

@@ -64,7 +64,7 @@ def linked_peers(target: Target, actor: Actor, linked: JSONValue) -> list[Peer]:
     """Return the entities whose rows are shown beside those of an opened entity."""
     wanted = wanted_apps(linked)
     kind = target.entity.identity_kind
-    if kind is None or wanted is False:
+    if kind is None or wanted is False or actor.user_id is None:
         return []
     return [
         peer

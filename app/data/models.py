@@ -18,6 +18,7 @@ class DataContract(Base):
 
     Attributes:
         stamp: new with every install; a process that knows the stamp knows the entities.
+        public: actions that need no token, by entity (REST contract part 20, 3.12).
         hooked: whether any hook watches the app, so that writes wake its worker at once.
     """
 
@@ -26,6 +27,7 @@ class DataContract(Base):
     app_id: Mapped[str] = mapped_column(primary_key=True)
     stamp: Mapped[UUID] = mapped_column(server_default=func.gen_random_uuid())
     entities: Mapped[list[dict[str, Any]]] = mapped_column(JSONB)  # Any: JSON values
+    public: Mapped[dict[str, list[str]]] = mapped_column(JSONB, server_default=text("'{}'"))
     hooked: Mapped[bool] = mapped_column(server_default=text("false"))
     updated_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
 

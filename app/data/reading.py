@@ -44,7 +44,7 @@ def get(
         Forbidden: the actor lacks ``.read``.
     """
     target = open_entity(
-        uow.session,
+        uow,
         actor,
         app_id=app_id,
         entity=entity,
@@ -55,7 +55,8 @@ def get(
     key = target.record_id(record_id)
     if "\0" in key:
         raise no_record(record_id)
-    found = target.execute(target.statements.select_one(target.session), [key]).scalar_one_or_none()
+    statement = target.statements.select_one(target.session)
+    found = target.execute(statement, [key], often=True).scalar_one_or_none()
     if found is None:
         raise no_record(record_id)
     return str(found)
@@ -74,7 +75,7 @@ def list_page(
 
     Args:
         uow: the unit of work.
-        actor: who asks; needs ``.read``.
+        actor: who asks; needs ``.read`` unless the list is public.
         app_id: the app.
         entity: the entity.
         parameters: query parameters; ``limit`` is taken as 100 when missing.
@@ -84,23 +85,30 @@ def list_page(
         Invalid: unknown filter, or a value that is not of the field's type.
     """
     target = open_entity(
-        uow.session,
+        uow,
         actor,
         app_id=app_id,
         entity=entity,
-        action="read",
+        action="list",
         statement_timeout=statement_timeout,
     )
     listing = Listing.of(parameters)
     where, condition = filters.equality(target.entity.by_name, listing.filters)
-    order = ordering(target.entity, listing.sort, descending=listing.descending)
+    limit = listing.limit or DEFAULT_LIMIT
     peers = linked_peers(target, actor, listing.linked)
-    page = (
-        linked_page(target, peers, where, order) if peers else target.statements.page(where, order)
+    if peers:
+        order = ordering(target.entity, listing.sort, descending=listing.descending)
+        statement = render(target.session, linked_page(target, peers, where, order))
+        paging = [limit, listing.offset]
+    else:
+        statement = target.statements.list_page(target.session, listing, where, limit)
+        paging = [listing.offset] if listing.offset else []
+    result = target.execute(
+        statement,
+        [*condition.parameters, *paging],
+        casts=condition.casts,
+        often=not peers and not listing.offset,
     )
-    statement = render(target.session, page)
-    paging = [listing.limit or DEFAULT_LIMIT, listing.offset]
-    result = target.execute(statement, [*condition.parameters, *paging], casts=condition.casts)
     return str(result.scalar_one())
 
 
@@ -124,7 +132,7 @@ def open_list(
 
     Args:
         units: opens the unit of work.
-        actor: who asks; needs ``.read``.
+        actor: who asks; needs ``.read`` unless the list is public.
         app_id: the app.
         entity: the entity.
         parameters: query parameters.
@@ -138,11 +146,11 @@ def open_list(
         if hold:
             share_app(uow.session, app_id)
         target = open_entity(
-            uow.session,
+            uow,
             actor,
             app_id=app_id,
             entity=entity,
-            action="read",
+            action="list",
             statement_timeout=statement_timeout,
         )
         listing = Listing.of(parameters)
@@ -194,11 +202,11 @@ def query(
         Invalid: the body breaks a rule of section 5.2 or 5.3.
     """
     target = open_entity(
-        uow.session,
+        uow,
         actor,
         app_id=app_id,
         entity=entity,
-        action="read",
+        action="list",
         statement_timeout=statement_timeout,
     )
     wanted = Query.of(body)

@@ -5,12 +5,13 @@ Source: REST contract part 20, sections 4 and 5; part 30, section 4.4.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy.orm import Session
 
-from app.core.actor import Actor
+from app.core.actor import ANONYMOUS, Actor
+from app.core.errors import Unauthenticated
 from app.core.locks import share_app
 from app.core.uow import UnitOfWork
 from app.data import contract, contract_rules, repository, sync
@@ -21,10 +22,12 @@ from app.data.contract import JSONObject
 from app.data.linking import federated_query
 from app.data.plan import Change
 from app.data.reading import get, list_page, open_list, query
+from app.data.requests import MAX_LIMIT
 from app.data.shape import Node, distinct, identifier, storable
 from app.data.writing import bulk, create, delete, patch
 
 __all__ = [
+    "MAX_LIMIT",
     "Change",
     "Node",
     "apply_contract",
@@ -45,6 +48,7 @@ __all__ = [
     "patch",
     "query",
     "remove_app",
+    "require_public",
     "run_app_migrations",
     "session_context",
     "storable",
@@ -74,8 +78,19 @@ def parse_contract(manifest: Mapping[str, Any]) -> list[JSONObject]:  # Any: JSO
     return contract_rules.normalise(Node(manifest))
 
 
-def apply_contract(uow: UnitOfWork, app_id: str, data_contract: list[JSONObject]) -> None:
+def apply_contract(
+    uow: UnitOfWork,
+    app_id: str,
+    data_contract: list[JSONObject],
+    public: Mapping[str, Sequence[str]],
+) -> None:
     """Bring an app's tables in step with a normalised data contract and make it current.
+
+    Args:
+        uow: the unit of work.
+        app_id: the app.
+        data_contract: its normalised entities.
+        public: actions that need neither token nor permission, by entity.
 
     Locks: the tables that change. The caller holds the app's install lock.
 
@@ -85,7 +100,7 @@ def apply_contract(uow: UnitOfWork, app_id: str, data_contract: list[JSONObject]
     """
     if data_contract:
         sync.apply(uow.session, app_id, contract.load(data_contract))
-    repository.store(uow.session, app_id, data_contract)
+    repository.store(uow.session, app_id, data_contract, public)
 
 
 def drift(session: Session, app_id: str, data_contract: list[JSONObject]) -> list[Change]:
@@ -94,6 +109,17 @@ def drift(session: Session, app_id: str, data_contract: list[JSONObject]) -> lis
     Source: REST contract part 20, section 4.7.
     """
     return sync.plan(session, app_id, contract.load(data_contract)).changes
+
+
+def require_public(session: Session, *, app_id: str, entity: str, action: str) -> None:
+    """Let nobody in where an app's manifest makes an action public.
+
+    Raises:
+        Unauthenticated: it does not.
+    """
+    found = lookup(session, ANONYMOUS, app_id, STATEMENT_TIMEOUT)
+    if found is None or not found.data.is_public(entity, action):
+        raise Unauthenticated("authentication required")
 
 
 def hold_contract(uow: UnitOfWork, app_id: str) -> None:

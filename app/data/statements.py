@@ -15,8 +15,10 @@ from sqlalchemy.orm import Session
 from app.core.db import SCHEMA
 from app.data.contract import Entity, Field
 from app.data.execution import render
+from app.data.requests import Listing
 from app.data.values import Kind
 
+ANY_PAGE = sql.SQL("LIMIT %s OFFSET %s")
 Builder = Callable[[], sql.Composable]
 
 
@@ -113,11 +115,27 @@ class Statements:
             lambda: sql.SQL("DELETE FROM {} WHERE id = %s::{}").format(self.table, self._id_type),
         )
 
-    def page(self, condition: sql.Composable, order: sql.Composable) -> sql.Composed:
-        """Return: JSON array of one page; parameters end with limit and offset."""
-        return sql.SQL(
-            "SELECT coalesce(json_agg(r), '[]')::text FROM ({} LIMIT %s OFFSET %s) r"
-        ).format(self.rows(condition, order))
+    def page(
+        self, condition: sql.Composable, order: sql.Composable, paging: sql.SQL = ANY_PAGE
+    ) -> sql.Composed:
+        """Return: JSON array of one page; parameters end with those of the paging."""
+        return sql.SQL("SELECT coalesce(json_agg(r), '[]')::text FROM ({} {}) r").format(
+            self.rows(condition, order), paging
+        )
+
+    def list_page(
+        self, session: Session, listing: Listing, condition: sql.Composable, limit: int
+    ) -> str:
+        """Return: as ``page``, for equality filters; parameters end with an offset that is not 0.
+
+        The limit is part of the text, for Postgres plans a few rows in another way than many.
+        """
+        paging = sql.SQL(f"LIMIT {limit:d} OFFSET {'%s' if listing.offset else '0'}")
+        direction = "desc" if listing.descending else "asc"
+        sort = sort_column(self.entity, listing.sort)
+        order = ordering(self.entity, sort, descending=listing.descending)
+        key = ("page", sort, direction, paging.string, *listing.filters)
+        return self._render(session, key, lambda: self.page(condition, order, paging))
 
     def counted(self, page: sql.Composable, condition: sql.Composable) -> sql.Composed:
         """Return: the text of a page and the number of rows without paging."""
@@ -160,9 +178,14 @@ def bound(kind: Kind) -> sql.SQL:
     return sql.SQL(f"%s::{kind.value}")
 
 
+def sort_column(entity: Entity, sort: str) -> str:
+    """Return the column that is sorted by: the wanted one if there is such a column."""
+    return sort if sort in entity.by_name else "created_at"
+
+
 def ordering(entity: Entity, sort: str, *, descending: bool) -> sql.Composed:
     """Return a total order: the named column, then ``id``."""
-    name = sort if sort in entity.by_name else "created_at"
+    name = sort_column(entity, sort)
     direction = sql.SQL("DESC" if descending else "ASC")
     if name == "id":
         return sql.SQL("t.id {}").format(direction)

@@ -43,7 +43,7 @@ def create(
         Conflict: a link or a unique index refuses it.
     """
     target = open_entity(
-        uow.session,
+        uow,
         actor,
         app_id=app_id,
         entity=entity,
@@ -65,6 +65,7 @@ def _insert(target: Target, values: Mapping[str, Bound], body: Mapping[str, JSON
         target.statements.insert(target.session, tuple(values)),
         list(values.values()),
         translate=lambda exc: violations.of_write(exc, target.entity, body),
+        often=True,
     )
     return str(result.scalar_one())
 
@@ -88,7 +89,7 @@ def bulk(
         Conflict: as ``create``, prefixed with the record's index.
     """
     target = open_entity(
-        uow.session,
+        uow,
         actor,
         app_id=app_id,
         entity=entity,
@@ -180,7 +181,7 @@ def patch(
         Conflict: a link or a unique index refuses it.
     """
     target = open_entity(
-        uow.session,
+        uow,
         actor,
         app_id=app_id,
         entity=entity,
@@ -202,6 +203,7 @@ def update(target: Target, record_id: str, body: JSONValue) -> str | None:
         target.statements.update(target.session, tuple(values)),
         [*values.values(), record_id],
         translate=lambda exc: violations.of_write(exc, target.entity, body),
+        often=True,
     )
     stored: str | None = result.scalar_one_or_none()
     return stored
@@ -223,7 +225,7 @@ def delete(
         Conflict: another record refers to it.
     """
     target = open_entity(
-        uow.session,
+        uow,
         actor,
         app_id=app_id,
         entity=entity,
@@ -239,5 +241,5 @@ def delete(
 def remove(target: Target, record_id: str) -> bool:
     """Delete a record of an opened entity; tell whether there was one."""
     statement = target.statements.delete(target.session)
-    result = target.execute(statement, [record_id], translate=violations.of_delete)
+    result = target.execute(statement, [record_id], translate=violations.of_delete, often=True)
     return bool(result.rowcount)

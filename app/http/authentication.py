@@ -21,6 +21,7 @@ from app.core.errors import Forbidden, Unauthenticated
 from app.core.permissions import Permissions
 
 ActorLoader = Callable[[Session, UUID], Actor | None]
+ActorRecaller = Callable[[UUID], Actor | None]
 
 Claims = tuple[UUID, str, str | None]  # subject, e-mail, the app it is limited to
 
@@ -41,6 +42,21 @@ def authenticate(request: Request, session: Session, load_actor: ActorLoader) ->
     actor = load_actor(session, user_id)
     if actor is None:
         raise Unauthenticated(INVALID)
+    actor = replace(actor, email=email)
+    return actor if scope is None else _limited(actor, scope, request.path)
+
+
+def recalled(request: Request, recall: ActorRecaller) -> Actor | None:
+    """Return who sends a request with the rights remembered, or None if none are.
+
+    Raises:
+        Unauthenticated: no token, or a wrong one.
+        Forbidden: a caller token used outside the app it is limited to.
+    """
+    user_id, email, scope = _read_token(request)
+    actor = recall(user_id)
+    if actor is None:
+        return None
     actor = replace(actor, email=email)
     return actor if scope is None else _limited(actor, scope, request.path)
 

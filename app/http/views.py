@@ -8,15 +8,19 @@ from flask import current_app, request
 from flask.typing import ResponseReturnValue
 from flask.views import MethodView
 from sqlalchemy.orm import Session
+from werkzeug.exceptions import HTTPException
 
 from app.core.actor import ANONYMOUS, Actor
+from app.core.errors import AppError, Outdated
 from app.core.platform import Platform
 from app.core.uow import UnitOfWork
-from app.http.authentication import ActorLoader, authenticate, claimed
+from app.http.authentication import ActorLoader, authenticate, claimed, recalled
 from app.http.gates import Gate, gate_of
+from app.http.nobody import brake, is_nobody
 
 PLATFORM = "trellis"
 ACTOR_LOADER = "trellis.actor_loader"
+ACTOR_RECALLER = "trellis.actor_recaller"
 
 
 def current_platform() -> Platform:
@@ -31,9 +35,15 @@ class View(MethodView):
     ``self.actor`` is who asks; ``self.uow`` is the open unit of work, committed after the
     response was built. A view that streams or calls out sets ``transactional = False``: its
     methods then open short units of work from ``self.platform.uow`` themselves.
+
+    A method whose gate says ``by_memory`` is tried without a unit of work first, with the rights
+    this process remembers; ``self.by_memory`` tells it. It does its work in a statement that
+    checks what it relies on, or raises ``Outdated``. Any error before that, the gate's included,
+    may be due to an old memory: then all is done again the usual way.
     """
 
     transactional: ClassVar[bool] = True
+    by_memory: bool = False
     uow: UnitOfWork
     actor: Actor
     platform: Platform
@@ -41,9 +51,16 @@ class View(MethodView):
     def dispatch_request(self, **path: Any) -> ResponseReturnValue:  # Any: path converters
         """Check the gate, run the method, commit."""
         self.platform = current_platform()
+        if self._gate().nobody and is_nobody(request):
+            brake(self.platform, request)
         if not self.transactional:
             self._admit_alone(path)
             return super().dispatch_request(**path)
+        if self._gate().by_memory:
+            try:
+                return self._dispatch_by_memory(path)
+            except (Outdated, AppError, HTTPException):
+                self.by_memory = False
         with self.platform.uow() as uow:
             self.actor = self._admit(uow.session, path)
             self.uow = uow
@@ -68,12 +85,23 @@ class View(MethodView):
         load_actor: ActorLoader = current_app.extensions[ACTOR_LOADER]
         return authenticate(request, session, load_actor)
 
+    def _dispatch_by_memory(self, path: dict[str, Any]) -> ResponseReturnValue:  # Any: as above
+        gate = self._gate()
+        actor = recalled(request, current_app.extensions[ACTOR_RECALLER])
+        if actor is None:
+            raise Outdated
+        if gate.check is not None:
+            gate.check(actor, path)
+        self.actor = actor
+        self.by_memory = True
+        return super().dispatch_request(**path)
+
     def _admit_alone(self, path: dict[str, Any]) -> None:  # Any: path converters
         gate = self._gate()
-        if gate.deferred:
-            self.actor = claimed(request)
-        elif gate.public:
+        if gate.public or (gate.nobody and is_nobody(request)):
             self.actor = ANONYMOUS
+        elif gate.deferred:
+            self.actor = claimed(request)
         else:
             self.authorize(**path)
 
@@ -83,7 +111,7 @@ class View(MethodView):
 
     def _admit(self, session: Session, path: dict[str, Any]) -> Actor:  # Any: path converters
         gate = self._gate()
-        if gate.public:
+        if gate.public or (gate.nobody and is_nobody(request)):
             return ANONYMOUS
         actor = self.authenticate(session)
         if gate.check is not None:

@@ -16,10 +16,12 @@ from sqlalchemy.dialects.postgresql import UUID as PG_UUID
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
 
+from app.apps import service as apps_service
 from app.core.db import SCHEMA
 from app.jobs.models import ArchivedJob, DeadJob, JobKey, QueuedJob
 from app.pgqueue.client import Queue
-from app.pgqueue.types import Layout
+from app.pgqueue.types import Layout, Outgoing, Selection
+from app.rbac import service as rbac_service
 
 QUEUE = Queue(
     Layout(
@@ -39,6 +41,19 @@ QUEUE = Queue(
         },
     )
 )
+ARRIVING = {
+    "app_id": "text",
+    "user_id": "uuid",
+    "source": "text",
+    "payload": "jsonb",
+    "max_attempts": "smallint",
+}
+ARRIVED = f"""
+SELECT {", ".join(f"CAST(m.{c} AS {t}) AS {c}" for c, t in ARRIVING.items())}, m.priority, m.place
+FROM unnest({", ".join(f"CAST(:{c} AS text[])" for c in ARRIVING)}, CAST(:priority AS smallint[]))
+    WITH ORDINALITY AS m({", ".join(ARRIVING)}, priority, place)
+WHERE {rbac_service.UNCHANGED} AND {apps_service.ALL_INSTALLED}
+"""  # noqa: S608 - put together from constants
 KEY_TTL = timedelta(hours=24)
 
 
@@ -112,6 +127,38 @@ ONE = text(
         ]
     )
 )
+
+
+def send_if_unchanged(
+    session: Session, messages: Sequence[Outgoing], stamps: Collection[str]
+) -> list[int]:
+    """Put visible jobs on the queue, all or none: none unless what the senders know still holds.
+
+    Args:
+        session: the transaction.
+        messages: at least one.
+        stamps: states of the authority tables the owners' rights were read with.
+
+    Returns:
+        Their ids in the given order, or nothing.
+    """
+    values: dict[str, list[object]] = {
+        column: [message.values[column] for message in messages] for column in ARRIVING
+    }
+    return QUEUE.send_selected(
+        session,
+        Selection(
+            ARRIVED,
+            (*ARRIVING, "priority"),
+            {
+                **values,
+                "priority": [message.priority for message in messages],
+                "stamps": list(stamps),
+                "principals": list(dict.fromkeys(values["user_id"])),
+                "apps": list(dict.fromkeys(values["app_id"])),
+            },
+        ),
+    )
 
 
 def page(

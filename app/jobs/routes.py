@@ -11,7 +11,7 @@ from app.http import gates
 from app.http.api import PREFIX, Blueprint
 from app.http.schemas import MessageOut
 from app.http.views import View
-from app.jobs import schemas, service
+from app.jobs import intake, schemas, service
 from app.jobs.service import Enqueued, State
 
 blp = Blueprint("jobs", __name__, description="Background jobs")
@@ -39,14 +39,17 @@ def _wanted_state() -> State:
 class Jobs(View):
     """Jobs of an app."""
 
-    @gates.permission(INVOKE)
+    @gates.permission(INVOKE, by_memory=True)
     @blp.arguments(schemas.JobEnqueue)
     @blp.response(201, schemas.JobEnqueued)
     @blp.alt_response(200, schema=schemas.JobEnqueued)
     @blp.doc(summary="Enqueue a background job")
     def post(self, body: dict[str, Any], app_id: str) -> tuple[Enqueued, int]:  # Any: JSON values
         """Put one job on the queue; 200 when its idempotency key is known."""
-        enqueued = service.enqueue(self.uow, self.actor, app_id=app_id, **body)
+        if self.by_memory:
+            enqueued = intake.enqueue(self.platform.uow, self.actor, app_id=app_id, **body)
+        else:
+            enqueued = service.enqueue(self.uow, self.actor, app_id=app_id, **body)
         return enqueued, 201 if enqueued.created else 200
 
     @gates.permission(INVOKE)

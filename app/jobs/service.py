@@ -110,13 +110,13 @@ def enqueue(
         priority=priority,
         max_attempts=max_attempts,
     )
-    outgoing = _outgoing(job)
+    message = outgoing(job)
     require_app(uow.session, app_id)
     if idempotency_key is not None:
         known = repository.reserve_key(uow.session, app_id, idempotency_key)
         if known is not None:
             return Enqueued(known, created=False)
-    msg_id = QUEUE.send(uow.session, [outgoing])[0]
+    msg_id = QUEUE.send(uow.session, [message])[0]
     if idempotency_key is not None:
         repository.fill_key(uow.session, app_id, idempotency_key, msg_id)
     if delay_s == 0:
@@ -136,14 +136,14 @@ def enqueue_batch(
     """
     if any(job.get("idempotency_key") is not None for job in jobs):
         return [enqueue(uow, actor, app_id=app_id, **job).msg_id for job in jobs]
-    outgoing = []
+    messages = []
     for job in jobs:
         values = {k: v for k, v in job.items() if k not in {"user_id", "idempotency_key"}}
         owner = acting.owner_of_work(uow.session, actor, job.get("user_id"), field="user_id")
-        outgoing.append(_outgoing(NewJob(app_id=app_id, user_id=owner, **values)))
+        messages.append(outgoing(NewJob(app_id=app_id, user_id=owner, **values)))
     require_app(uow.session, app_id)
     uow.send_after_commit(TakeTurn(app_id))
-    return QUEUE.send(uow.session, outgoing)
+    return QUEUE.send(uow.session, messages)
 
 
 def put(uow: UnitOfWork, jobs: Sequence[NewJob]) -> list[MsgId]:
@@ -154,7 +154,7 @@ def put(uow: UnitOfWork, jobs: Sequence[NewJob]) -> list[MsgId]:
     """
     for app_id in dict.fromkeys(job.app_id for job in jobs):
         uow.send_after_commit(TakeTurn(app_id))
-    return [MsgId(n) for n in QUEUE.send(uow.session, [_outgoing(job) for job in jobs])]
+    return [MsgId(n) for n in QUEUE.send(uow.session, [outgoing(job) for job in jobs])]
 
 
 def wake(uow: UnitOfWork, app_id: str) -> None:
@@ -178,7 +178,12 @@ def put_selected(uow: UnitOfWork, app_ids: Collection[str], selection: Selection
     return [MsgId(n) for n in QUEUE.send_selected(uow.session, selection)]
 
 
-def _outgoing(job: NewJob) -> Outgoing:
+def outgoing(job: NewJob) -> Outgoing:
+    """Return the message of a job.
+
+    Raises:
+        Invalid: the payload is no JSON, or too large.
+    """
     try:
         encoded = json.dumps(
             job.payload, ensure_ascii=False, allow_nan=False, separators=(",", ":")

@@ -30,6 +30,12 @@ class PermissionCache:
         current, sets = self._current
         return sets.get(user_id) if stamp == current else None
 
+    def latest(self, user_id: UUID) -> tuple[UUID, Permissions] | None:
+        """Return the set of a user and its stamp, which may be outdated."""
+        stamp, sets = self._current
+        found = sets.get(user_id)
+        return None if stamp is None or found is None else (stamp, found)
+
     def put(self, stamp: UUID, user_id: UUID, permissions: Permissions) -> None:
         """Keep the set of a user; an entry of another stamp makes all others worthless."""
         current, sets = self._current

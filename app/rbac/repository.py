@@ -21,6 +21,17 @@ FROM trellis.users u
 WHERE u.id = %s AND u.disabled_at IS NULL
 """
 
+# A condition on statements that act on remembered authority.
+UNCHANGED = """
+(SELECT version FROM trellis.rbac_version) = ALL (CAST(:stamps AS uuid[]))
+AND NOT EXISTS (
+    SELECT FROM unnest(CAST(:principals AS uuid[])) AS acting (id)
+    WHERE NOT EXISTS (
+        SELECT FROM trellis.users u WHERE u.id = acting.id AND u.disabled_at IS NULL
+    )
+)
+"""
+
 # UNION (not UNION ALL) makes the walk visit a role once, so stored cycles end it.
 RESOLVED = """
 WITH RECURSIVE held (name) AS (

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from flask import Response, request
 
 from app.apps import service as apps_service
+from app.core.actor import ANONYMOUS
 from app.core.errors import Forbidden, Invalid
 from app.core.ids import parse_uuid
 from app.http import gates
 from app.http.api import PREFIX, Blueprint
+from app.http.nobody import bearer_token, brake
 from app.http.parsing import parse_object
 from app.http.schemas import MessageOut
 from app.http.sse import event_stream
 from app.http.uploads import file_part
 from app.http.views import View
-from app.workers import deploys, logs, rpc, service
+from app.workers import deploys, logs, public_rpc, rpc, service
 from app.workers.schemas import DeployOut, StatusesOut, StatusOut
 
 blp = Blueprint("workers", __name__, description="Deployed code, its processes, RPC and logs")
@@ -143,8 +146,17 @@ class RPC(View):
     """Calls of an app's methods."""
 
     transactional = False
+    share_token: str | None = None
 
-    @gates.permission("app:{app_id}:invoke", deferred=True)
+    def _admit_alone(self, path: dict[str, Any]) -> None:  # Any: path converters
+        token = bearer_token(request)
+        if token is None or not apps_service.is_share_token(token):
+            super()._admit_alone(path)
+            return
+        brake(self.platform, request)
+        self.share_token, self.actor = token, ANONYMOUS
+
+    @gates.permission("app:{app_id}:invoke", deferred=True, nobody=True)
     @blp.doc(
         summary="Call a method of an app's worker",
         requestBody={
@@ -166,7 +178,11 @@ class RPC(View):
     )
     def post(self, app_id: str) -> Response:
         """Return the handler's return value as the whole body."""
+        known = self.actor.user_id is not None
+        answer = self._call(app_id) if known else self._public_call(app_id)
+        return Response(answer, content_type="application/json")
 
+    def _call(self, app_id: str) -> bytes:
         def authorize() -> None:
             self.authorize(app_id=app_id)
 
@@ -177,16 +193,29 @@ class RPC(View):
             # Whoever may not call learns that first.
             authorize()
             raise
-        answer = rpc.call(
+        call = partial(
+            rpc.call, self.platform, self.actor, app_id=app_id, method=method, params=params
+        )
+        try:
+            return call(key=f"app:{app_id}:invoke", authorize=authorize)
+        except Forbidden:
+            if not public_rpc.open_to_anyone(self.platform, self.actor, app_id, method):
+                raise
+            return call(key=rpc.NO_KEY, authorize=lambda: None)
+
+    def _public_call(self, app_id: str) -> bytes:
+        try:
+            method, params = _call_of(request.get_data())
+        except Invalid:
+            public_rpc.refuse(self.platform, self.share_token)
+            raise
+        return public_rpc.call(
             self.platform,
-            self.actor,
             app_id=app_id,
             method=method,
             params=params,
-            key=f"app:{app_id}:invoke",
-            authorize=authorize,
+            share_token=self.share_token,
         )
-        return Response(answer, content_type="application/json")
 
 
 def _call_of(raw: bytes) -> tuple[str, Any]:  # Any: a JSON value

@@ -69,6 +69,7 @@ class Call:
         app_scope: the app a caller token is limited to, or empty.
         deadline: Unix time.
         key: the permission the caller needs; empty = none besides being enabled.
+        share: id of the share whose rights the call has, or empty.
     """
 
     question: str
@@ -79,6 +80,7 @@ class Call:
     app_scope: str
     deadline: float
     key: str
+    share: str = ""
 
     def fields(self) -> list[Any]:  # Any: JSON values
         """Return the fields in order."""
@@ -105,6 +107,7 @@ def call(
     method: str,
     params: Any,
     key: str,
+    share: str = "",
     authorize: Callable[[], None],
 ) -> bytes:
     """Call a method of an app's worker and return its answer as JSON.
@@ -118,6 +121,7 @@ def call(
         method: a name that passed ``check``.
         params: any JSON value.
         key: the permission the caller needs; ``NO_KEY`` = none besides being enabled.
+        share: id of the share whose rights the call has, or empty.
         authorize: raises unless the actor may call; used when there is no node to ask.
 
     Raises:
@@ -140,6 +144,7 @@ def call(
             app_scope=actor.app_scope or "",
             deadline=time.time() + limit_s,
             key=key,
+            share=share,
         )
         with OUTBOX.sent(platform.publisher, app_id, question, entry):
             try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import statistics
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -34,14 +35,20 @@ class Load:
         return statistics.median(self.latencies_ms)
 
 
-def request(path: str, body: bytes, *, token: str = "", port: int) -> bytes:
-    """Return one POST request as it goes over the wire."""
-    lines = [
-        f"POST {path} HTTP/1.1",
-        f"Host: 127.0.0.1:{port}",
-        "Content-Type: application/json",
-        f"Content-Length: {len(body)}",
-    ]
+def request(
+    path: str,
+    body: bytes = b"",
+    *,
+    token: str = "",
+    port: int,
+    method: str = "POST",
+    headers: Mapping[str, str] | None = None,
+) -> bytes:
+    """Return one request as it goes over the wire."""
+    lines = [f"{method} {path} HTTP/1.1", f"Host: 127.0.0.1:{port}"]
+    if method != "GET":
+        lines += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
+    lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
     if token:
         lines.append(f"Authorization: Bearer {token}")
     return "\r\n".join([*lines, "", ""]).encode() + body
@@ -73,9 +80,11 @@ class _Client(asyncio.Protocol):
         length = int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0])
         if len(rest) < length:
             return
+        answered = head.startswith(b"HTTP/1.1 2")
+        wrong = self._expected and bytes(rest[:length]).strip() != self._expected
         self._buffer.clear()
         self.latencies.append((time.perf_counter() - self._started) * 1000)
-        if self._expected and bytes(rest[:length]).strip() != self._expected:
+        if wrong or not answered:
             self.failed += 1
         if time.monotonic() < self._until:
             self._send()
