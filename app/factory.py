@@ -10,7 +10,7 @@ from flask_cors import CORS
 from flask_jwt_extended import JWTManager
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from app.agents import llm_routes
+from app.agents import llm_routes, mcp_routes
 from app.agents import routes as agents_routes
 from app.apps import routes as apps_routes
 from app.apps import share_routes
@@ -89,6 +89,7 @@ def _register_slices(app: Flask, api: Api) -> None:
     api.register_blueprint(secrets_routes.blp)
     api.register_blueprint(workers_routes.blp)
     api.register_blueprint(agents_routes.blp)
+    api.register_blueprint(mcp_routes.blp)
     api.register_blueprint(llm_routes.blp)
     api.register_blueprint(integrations_routes.blp)
     api.register_blueprint(connection_routes.blp)

@@ -433,6 +433,12 @@ class AgentSettings:
         timedelta(seconds=300),
         "Seconds one call of a model may take, unless the model's own configuration says otherwise.",
     )
+    mcp_stdio: bool = setting(
+        "MCP_STDIO",
+        OnOff(),
+        True,
+        "Whether MCP servers may be programs that nodes start; their managers choose the command.",
+    )
     runs_per_node: int = setting(
         "AGENT_RUNS_PER_NODE",
         positive(),

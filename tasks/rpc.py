@@ -36,6 +36,7 @@ NO_DATABASE = "database not available"
 
 Actors = dict[tuple[str, str, str], Actor | None]
 Refusal = tuple[str, str]  # kind and text of an answer
+Asked = tuple[Call, Actor | None, Refusal | None]
 
 
 @task(CallRPC, direct=True)
@@ -55,52 +56,56 @@ def call(
 
 def _serve(platform: Platform, node: Node, app_id: str, reply_to: str, entries: list[Call]) -> None:
     try:
-        actors, missing = _look_up(platform, node, app_id, entries)
+        asked = _look_up(platform, node, app_id, entries)
     except SQLAlchemyError as exc:
         log.warning("calls_refused", app_id=app_id, reason=type(exc).__name__)
         for entry in entries:
             _answer(node, reply_to, entry.question, OutcomeKind.NOT_READY, NO_DATABASE)
         return
-    for entry in entries:
-        actor = actors[_identity(entry)]
-        refusal = _refusal(entry.key, actor) or ((NO_APP, missing) if missing else None)
-        ready = entry
-        if refusal is None and integrations_service.is_hook(entry.method):
-            ready, refusal = _filled(platform, app_id, entry)
+    for entry, actor, refusal in asked:
         if refusal is None:
-            _hand_over(node, app_id, reply_to, ready, actor)
+            _hand_over(node, app_id, reply_to, entry, actor)
         else:
             _answer(node, reply_to, entry.question, *refusal)
 
 
-def _filled(platform: Platform, app_id: str, entry: Call) -> tuple[Call, Refusal | None]:
-    """Return a call of the platform to an integration with its secrets, or why it may not be."""
-    try:
-        with platform.uow.reading() as session:
-            params = integrations_service.fill_call(
-                session, platform.cipher, app_id=app_id, method=entry.method, params=entry.params
-            )
-    except NotFound as exc:
-        return entry, (NO_APP, exc.message)
-    except VaultError as exc:
-        return entry, (OutcomeKind.ERROR, str(exc))
-    except SQLAlchemyError as exc:
-        log.warning("calls_refused", app_id=app_id, reason=type(exc).__name__)
-        return entry, (OutcomeKind.NOT_READY, NO_DATABASE)
-    return replace(entry, params=params), None
-
-
-def _look_up(
-    platform: Platform, node: Node, app_id: str, entries: list[Call]
-) -> tuple[Actors, str]:
-    """Read the callers' rights and what is wanted of the app; with the error if there is none."""
+def _look_up(platform: Platform, node: Node, app_id: str, entries: list[Call]) -> list[Asked]:
+    """Read the callers' rights and what is wanted of the app."""
     with platform.uow.reading() as session:
         actors = _actors(session, entries)
         try:
             node.catalog.read(session, app_id)
+            missing = ""
         except NotFound as exc:
-            return actors, exc.message
-    return actors, ""
+            missing = exc.message
+        return [
+            _asked(platform, session, app_id, entry, actors[_identity(entry)], missing=missing)
+            for entry in entries
+        ]
+
+
+def _asked(
+    platform: Platform,
+    session: Session,
+    app_id: str,
+    entry: Call,
+    actor: Actor | None,
+    *,
+    missing: str,
+) -> Asked:
+    """Return a call as its process gets it, whose rights it has, and why it may not be made."""
+    refusal = _refusal(entry.key, actor) or ((NO_APP, missing) if missing else None)
+    if refusal is not None or not integrations_service.is_hook(entry.method):
+        return entry, actor, refusal
+    try:
+        params = integrations_service.fill_call(
+            session, platform.cipher, app_id=app_id, method=entry.method, params=entry.params
+        )
+    except NotFound as exc:
+        return entry, actor, (NO_APP, exc.message)
+    except VaultError as exc:
+        return entry, actor, (OutcomeKind.ERROR.value, str(exc))
+    return replace(entry, params=params), actor, None
 
 
 def _actors(session: Session, entries: list[Call]) -> Actors:
@@ -129,8 +134,9 @@ def _refusal(key: str, actor: Actor | None) -> Refusal | None:
     """Return kind and text of the answer to a caller who may not call the app."""
     if actor is None:
         return NO_ACCOUNT, INVALID
-    allowed = key == NO_KEY or actor.can(key)
-    return None if allowed else (NO_PERMISSION, missing_permission(key).message)
+    if key == NO_KEY or actor.can(key):
+        return None
+    return NO_PERMISSION, missing_permission(key).message
 
 
 def _limited(actor: Actor | None, app_scope: str) -> Actor | None:

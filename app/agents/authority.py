@@ -11,7 +11,9 @@ from sqlalchemy.orm import Session
 
 from app.agents.control import RunFailed
 from app.agents.runs import Run
+from app.agents.tools.base import Tool
 from app.core.actor import Actor, Kind, Source
+from app.core.errors import missing_permission
 from app.core.ids import agent_user_id
 from app.core.permissions import Permissions
 from app.rbac import service as rbac_service
@@ -36,6 +38,15 @@ class Authority:
     agent: Permissions
     invoker: Actor
     hook_depth: int = 0
+
+    def may_use(self, tool: Tool) -> bool:
+        """Tell whether the agent, and for foreign tools the invoker too, may use a tool at all."""
+        return self.agent.match(tool.key) and (not tool.foreign or self.scope.match(tool.key))
+
+    def require(self, tool: Tool) -> None:
+        """Raise ``Forbidden`` unless a tool may be used at all."""
+        if not self.may_use(tool):
+            raise missing_permission(tool.key)
 
     def actor(self, app_id: str) -> Actor:
         """Return who touches data: the agent, on the invoker's authority."""

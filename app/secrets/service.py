@@ -145,6 +145,16 @@ def snapshot(session: Session, cipher: Cipher, app_id: str) -> dict[str, str]:
     return {name: value for name, value in both.items() if _is_name(name)}
 
 
+def platform_values(session: Session, cipher: Cipher) -> dict[str, str]:
+    """Return the platform's secrets by name.
+
+    Raises:
+        VaultError: a value cannot be decrypted.
+    """
+    values = vault.get_all(session, cipher, PLATFORM_SCOPE)
+    return {name: value for name, value in values.items() if _is_name(name)}
+
+
 def freeze(session: Session, cipher: Cipher, app_id: str) -> None:
     """Keep today's snapshot as what processes of the app's current generation get.
 
