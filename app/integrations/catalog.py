@@ -9,7 +9,6 @@ Source: REST contract part 40, sections 5.2 and 6.
 from __future__ import annotations
 
 import gzip
-import hashlib
 import io
 import json
 import secrets
@@ -24,7 +23,7 @@ from sqlalchemy.orm import Session
 from app.apps import service as apps_service
 from app.core import vault
 from app.core.actor import Actor
-from app.core.crypto import Cipher
+from app.core.crypto import Cipher, digest
 from app.core.errors import AppError, Failed, NotFound, NotReady
 from app.core.platform import Platform
 from app.core.uow import UnitOfWork
@@ -127,11 +126,6 @@ def _token(uow: UnitOfWork, cipher: Cipher, integration_id: str) -> str:
     if kept is not None:
         return kept
     token = secrets.token_urlsafe(32)
-    repository.put_token(uow.session, integration_id, token_hash(token))
+    repository.put_token(uow.session, integration_id, digest(token))
     vault.put(uow.session, cipher, integration_id, safe.WEBHOOK_TOKEN, token)
     return token
-
-
-def token_hash(token: str) -> bytes:
-    """Return what a webhook token is found by."""
-    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()

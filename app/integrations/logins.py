@@ -5,7 +5,6 @@ Source: REST contract part 40, section 5.7.
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ import structlog
 
 from app.core.actor import Actor
 from app.core.clock import utc_now
+from app.core.crypto import digest
 from app.core.errors import AppError, Failed, Invalid
 from app.core.outgoing import OutgoingError
 from app.core.platform import Platform
@@ -139,12 +139,12 @@ def _ask_worker(platform: Platform, login: _Login) -> JSONObject:
 
 
 def _remember(platform: Platform, login: _Login) -> None:
-    digest = _digest(login.state)
-    nonce, sealed = platform.cipher.encrypt(STATE_SCOPE, digest.hex(), login.verifier)
+    hashed = digest(login.state)
+    nonce, sealed = platform.cipher.encrypt(STATE_SCOPE, hashed.hex(), login.verifier)
     with platform.uow() as uow:
         repository.add_state(
             uow.session,
-            state_hash=digest,
+            state_hash=hashed,
             integration_id=login.integration.id,
             user_id=login.actor.user_id,
             config_id=login.config_id,
@@ -157,10 +157,6 @@ def _remember(platform: Platform, login: _Login) -> None:
 
 def _text(found: UUID | None) -> str | None:
     return None if found is None else str(found)
-
-
-def _digest(state: str) -> bytes:
-    return hashlib.sha256(state.encode("utf-8", "surrogatepass")).digest()
 
 
 def finish(platform: Platform, query: Mapping[str, str]) -> Finished:
@@ -192,7 +188,7 @@ def _returned(platform: Platform, query: Mapping[str, str]) -> _Return:
     state = query.get("state") or ""
     # A unit of work of its own: the state stays used up whatever goes wrong afterwards.
     with platform.uow() as uow:
-        started = repository.take_state(uow.session, _digest(state)) if state else None
+        started = repository.take_state(uow.session, digest(state)) if state else None
     if started is None or started.expires_at <= utc_now():
         raise _Ended("This login is unknown, was used already or took too long.")
     if query.get("error"):

@@ -14,12 +14,12 @@ from sqlalchemy.orm import Session
 
 from app.apps.events import AppUninstalled
 from app.core.actor import Actor
-from app.core.crypto import Cipher, VaultError
+from app.core.crypto import Cipher, VaultError, digest
 from app.core.errors import AppError, Failed
 from app.core.permissions import Permissions
 from app.core.platform import Platform
 from app.core.uow import UnitOfWork
-from app.integrations import actions, catalog, config, hand_over, installed, repository
+from app.integrations import actions, config, hand_over, installed, repository
 from app.integrations.connections import forget_user
 from app.integrations.hand_over import HookFailed
 from app.integrations.installed import Integration
@@ -183,7 +183,7 @@ def is_integration(session: Session, app_id: str) -> bool:
 
 def webhook_target(session: Session, token: str) -> str | None:
     """Return the integration whose own webhook token this is."""
-    return repository.integration_of_token(session, catalog.token_hash(token))
+    return repository.integration_of_token(session, digest(token))
 
 
 def call_webhook(
