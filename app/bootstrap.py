@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from redis import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
@@ -29,6 +31,7 @@ from app.crons import service as crons_service
 from app.crons.events import CronCreated, CronDeleted
 from app.data.events import WatchedRecordsChanged
 from app.hooks import service as hooks_service
+from app.hooks import webhooks
 from app.jobs import service as jobs_service
 from app.jobs.turns import TurnPublisher, Turns
 from app.rbac import service as rbac_service
@@ -52,13 +55,14 @@ def bootstrap(settings: Settings, publisher: Publisher, *, process: str) -> Plat
     redis = make_redis(settings)
     turns = Turns(redis, per_app=settings.jobs.turns_per_app)
     publisher = TurnPublisher(publisher, turns)
+    cipher = Cipher(settings.auth.master_key, settings.auth.previous_master_keys)
     return Platform(
         settings=settings,
         engine=engine,
-        uow=UnitOfWorkFactory(engine, publisher, subscriptions()),
+        uow=UnitOfWorkFactory(engine, publisher, subscriptions(cipher)),
         publisher=publisher,
         redis=redis,
-        cipher=Cipher(settings.auth.master_key),
+        cipher=cipher,
         replies=Replies(settings.redis.url, settings.redis.timeout.total_seconds()),
     )
 
@@ -75,7 +79,7 @@ def first_boot(platform: Platform) -> None:
         agents_service.seed_assistant(uow)
 
 
-def subscriptions() -> Subscriptions:
+def subscriptions(cipher: Cipher) -> Subscriptions:
     """List every subscriber of every domain event."""
     listed = Subscriptions()
     listed.add(UserCreated, rbac_subscribers.give_first_role)
@@ -90,6 +94,8 @@ def subscriptions() -> Subscriptions:
     listed.add(AppUninstalled, jobs_service.forget_app)
     listed.add(AppInstalled, hooks_service.sync_trigger)
     listed.add(AppUninstalled, hooks_service.forget_app)
+    listed.add(AppInstalled, partial(webhooks.sync_manifest, cipher))
+    listed.add(AppUninstalled, webhooks.forget_app)
     listed.add(WatchedRecordsChanged, hooks_service.wake)
     listed.add(PlatformSecretChanged, workers_service.restart_for_secret)
     listed.add(DeploymentReceived, agents_service.check_deployment)
@@ -98,6 +104,7 @@ def subscriptions() -> Subscriptions:
     listed.add(CronCreated, agents_service.cron_created)
     listed.add(CronDeleted, agents_service.cron_deleted)
     listed.add(AgentRegistered, hooks_service.delegate_again)
+    listed.add(AgentRegistered, webhooks.delegate_again)
     return listed
 
 

@@ -22,7 +22,10 @@ from app.auth.service_accounts import routes as service_accounts_routes
 from app.core.platform import Platform
 from app.crons import routes as crons_routes
 from app.data import routes as data_routes
+from app.files import routes as files_routes
+from app.files import storage_routes
 from app.hooks import routes as hooks_routes
+from app.hooks import webhook_routes
 from app.http import errors, health
 from app.http.api import Api, make_api
 from app.http.views import ACTOR_LOADER, ACTOR_RECALLER, PLATFORM
@@ -74,8 +77,11 @@ def _register_slices(app: Flask, api: Api) -> None:
     api.register_blueprint(apps_routes.blp)
     api.register_blueprint(share_routes.blp)
     api.register_blueprint(data_routes.blp)
+    api.register_blueprint(files_routes.blp)
+    api.register_blueprint(storage_routes.blp)
     api.register_blueprint(audit_routes.blp)
     api.register_blueprint(hooks_routes.blp)
+    api.register_blueprint(webhook_routes.blp)
     api.register_blueprint(jobs_routes.blp)
     api.register_blueprint(crons_routes.blp)
     api.register_blueprint(secrets_routes.blp)

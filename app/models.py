@@ -11,6 +11,7 @@ from app.core import vault
 from app.core.db import Base
 from app.crons import models as crons_models
 from app.data import models as data_models
+from app.files import models as files_models
 from app.hooks import models as hooks_models
 from app.jobs import models as jobs_models
 from app.rbac import models as rbac_models
@@ -24,6 +25,7 @@ __all__ = [
     "auth_models",
     "crons_models",
     "data_models",
+    "files_models",
     "hooks_models",
     "jobs_models",
     "rbac_models",

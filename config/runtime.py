@@ -63,6 +63,7 @@ class RuntimeSettings:
     max_line_bytes: int = 8 * 1024 * 1024
     uid_base: int = 61184
     uid_count: int = 4096
+    sandbox_floor: str = "none"
     json_logs: bool = False
     log_level: str = "INFO"
 
@@ -83,12 +84,14 @@ VARIABLES: Mapping[str, str] = {
 }
 """Environment variable of each setting an operator may change."""
 
+SANDBOX_FLOORS = ("none", "basic", "isolated", "strict")
+
 
 def load_runtime_settings(env: Mapping[str, str]) -> RuntimeSettings:
     """Read the runtime's settings from an environment.
 
     Raises:
-        ValueError: a variable is not a positive number; the text names it.
+        ValueError: a variable is not a positive number or a known word; the text names it.
     """
     whole = {f for f, t in RuntimeSettings.__annotations__.items() if t == "int"}
     values: dict[str, float | int] = {}
@@ -96,8 +99,12 @@ def load_runtime_settings(env: Mapping[str, str]) -> RuntimeSettings:
         text = env.get(variable, "")
         if text:
             values[name] = _positive(variable, text, whole=name in whole)
+    floor = env.get("WORKER_SANDBOX_FLOOR") or "none"
+    if floor not in SANDBOX_FLOORS:
+        raise ValueError(f"WORKER_SANDBOX_FLOOR: must be one of {', '.join(SANDBOX_FLOORS)}")
     return RuntimeSettings(
         **values,  # type: ignore[arg-type]  # the names and their types come from the class
+        sandbox_floor=floor,
         json_logs=env.get("APP_ENV") == "production",
         log_level=env.get("LOG_LEVEL") or "INFO",
     )
@@ -120,5 +127,5 @@ def runtime_environment(env: Mapping[str, str]) -> dict[str, str]:
     Returns:
         A new environment without database, broker, signing or master-key variables.
     """
-    names = (*BASIC_VARIABLES, *INSTALL_VARIABLES, *VARIABLES)
+    names = (*BASIC_VARIABLES, *INSTALL_VARIABLES, *VARIABLES, "WORKER_SANDBOX_FLOOR")
     return {name: env[name] for name in names if name in env}

@@ -20,6 +20,9 @@ from marshmallow import ValidationError, validate
 from marshmallow import fields as ma
 
 from config.keys import load_or_create_key
+from config.runtime import SANDBOX_FLOORS
+
+MASTER_KEY = re.compile(r"[0-9a-fA-F]{64}\Z")
 
 
 class ConfigurationError(Exception):
@@ -67,6 +70,18 @@ class CommaList(ma.Str):
     ) -> Any:  # Any: marshmallow's signature
         text = str(super()._deserialize(value, attr, data, **kwargs))
         return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+class KeyList(CommaList):
+    """Comma-separated keys of the vault."""
+
+    def _deserialize(
+        self, value: Any, attr: str | None, data: Any, **kwargs: Any
+    ) -> Any:  # Any: marshmallow's signature
+        keys = super()._deserialize(value, attr, data, **kwargs)
+        if not all(MASTER_KEY.fullmatch(key) for key in keys):
+            raise ValidationError("must be keys of 64 hex digits")
+        return keys
 
 
 class NetworkList(CommaList):
@@ -192,9 +207,15 @@ class AuthSettings:
     )
     master_key: str = setting(
         "MASTER_KEY",
-        ma.Str(validate=validate.Regexp(r"[0-9a-fA-F]{64}\Z", error="must be 64 hex digits")),
+        ma.Str(validate=validate.Regexp(MASTER_KEY, error="must be 64 hex digits")),
         "",
         "Key of the secret vault, 64 hex digits. Generated once in the data directory when not given; several hosts must set it.",
+    )
+    previous_master_keys: tuple[str, ...] = setting(
+        "MASTER_KEYS_PREVIOUS",
+        KeyList(),
+        (),
+        "Further keys that may still decrypt secrets, comma-separated, until `trellis secrets rotate` has run.",
     )
     access_ttl: timedelta = setting(
         "ACCESS_TOKEN_TTL",
@@ -286,6 +307,12 @@ class JobSettings:
     cron_run_days: int = setting(
         "CRON_RUN_DAYS", positive(), 7, "Days to keep the history of cron runs."
     )
+    webhook_delivery_days: int = setting(
+        "WEBHOOK_DELIVERY_DAYS",
+        natural(),
+        7,
+        "Days to keep what was delivered to webhooks, the latest 100 calls of each at most; 0 = for ever.",
+    )
     leader_retry: timedelta = setting(
         "TICK_LEADER_RETRY",
         Seconds(),
@@ -351,6 +378,12 @@ class WorkerSettings:
     )
     memory_mb: int = setting(
         "WORKER_MEMORY_MB", positive(), 512, "Memory limit of one app process in MiB."
+    )
+    sandbox_floor: str = setting(
+        "WORKER_SANDBOX_FLOOR",
+        ma.Str(validate=validate.OneOf(SANDBOX_FLOORS)),
+        "none",
+        "Weakest sandbox in which a worker runs app code: `none`, `basic`, `isolated` or `strict`.",
     )
     caller_token: bool = setting(
         "WORKER_CALLER_TOKEN",
@@ -426,6 +459,12 @@ class HTTPSettings:
     )
     max_body_bytes: int = setting(
         "MAX_BODY_BYTES", positive(), 50 * 1024 * 1024, "Size limit of a request body in bytes."
+    )
+    app_files_max_bytes: int = setting(
+        "APP_FILES_MAX_BYTES",
+        natural(),
+        10 * 1024**3,
+        "Bytes the stored files of one app may take, and those it has on disk; 0 = any.",
     )
     public_requests_per_minute: int = setting(
         "PUBLIC_REQUESTS_PER_MINUTE",

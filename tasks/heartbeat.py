@@ -40,7 +40,8 @@ class Heartbeat:
     def stop(self) -> None:
         """Tell that the node is gone."""
         self._stopping.set()
-        self._thread.join(2.0)
+        if self._thread.is_alive():
+            self._thread.join(2.0)
         try:
             self._redis.delete(NODE_PREFIX + self._name)
             self._redis.srem(NODES, self._name)

@@ -83,7 +83,8 @@ class Homes:
         """End the thread and forget the node's rows."""
         self._stopping = True
         self._event.set()
-        self._thread.join(5.0)
+        if self._thread.is_alive():
+            self._thread.join(5.0)
         self._write(lambda session: repository.drop_node(session, self._node))
 
     def wake(self) -> None:

@@ -16,6 +16,8 @@ from app.core.replies import read_nodes
 from app.core.uow import UnitOfWork
 from app.crons import service as crons_service
 from app.crons.messages import FireCrons, PruneHistory
+from app.files import service as files_service
+from app.hooks import webhooks
 from app.jobs import service as jobs_service
 from app.jobs.messages import TakeTurn
 from app.jobs.turns import Turns
@@ -96,6 +98,8 @@ def sweep_crons(platform: Platform, put: Callable[[Message], None]) -> None:
 PRUNERS: tuple[Callable[[UnitOfWork, JobSettings], int], ...] = (
     jobs_service.prune,
     crons_service.prune,
+    webhooks.prune,
+    files_service.prune,
 )
 
 

@@ -19,6 +19,7 @@ from uuid import UUID
 
 import structlog
 from celery import bootsteps
+from celery.worker.state import maybe_shutdown
 from redis import Redis
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -37,6 +38,7 @@ from tasks.outcomes import command_error, outcome_of
 from tasks.outgoing import Outgoing
 from tasks.sql_sessions import SQLSessions
 from workers_runtime.client import Reply, RuntimeClient, RuntimeHandlers
+from workers_runtime.confine import hide
 from workers_runtime.node_protocol import Operation, Welcome
 from workers_runtime.protocol import (
     AGENT_OPERATIONS,
@@ -117,7 +119,8 @@ class Node:
     def start(self) -> None:
         """Start the runtime and take part in the cluster."""
         self.outgoing.start()
-        self.client.start(RUNTIME_TIMEOUT_S)
+        # A worker told to stop must not wait for a runtime that cannot start.
+        self.client.start(RUNTIME_TIMEOUT_S, meanwhile=maybe_shutdown)
         self.homes.start()
         self._heartbeat.start()
         log.info("node_started", node=self.node, runtime_pid=self.client.pid)
@@ -338,6 +341,8 @@ class NodeStep(bootsteps.StartStopStep):
     def start(self, worker: Any) -> None:  # Any: Celery's WorkController
         """Start the node."""
         global _current  # noqa: PLW0603 - Celery gives its tasks no other way to the process
+        # Its environment and memory hold every key; app code may run as the same user.
+        hide()
         node = Node(base.platform_of(worker.app), worker.hostname)
         _current = node
         node.start()

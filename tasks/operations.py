@@ -19,6 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from app.core.actor import Actor, Source
 from app.core.errors import AppError, Forbidden, Invalid
 from app.data import service as data_service
+from app.files import service as files_service
 from app.http.errors import translate_database_error
 from app.jobs import service as jobs_service
 from tasks.calls import OpenCall
@@ -92,16 +93,53 @@ def _job_enqueue(node: Node, call: OpenCall, message: JSONObject) -> JSONObject:
     return {"msg_id": made.msg_id}
 
 
-def _job_extend(node: Node, call: OpenCall, message: JSONObject) -> JSONObject:
+def _own_job(call: OpenCall, message: JSONObject, what: str) -> int:
+    """Return the id of the job a call works on; an operation names no other."""
     job_id = str(message.get("job_id", ""))
     if call.kind is not CallKind.JOB or str(call.message.get("id")) != job_id:
-        raise Forbidden("only the job of this call can be extended")
+        raise Forbidden(f"only the job of this call can {what}")
+    return int(job_id)
+
+
+def _job_extend(node: Node, call: OpenCall, message: JSONObject) -> JSONObject:
+    msg_id = _own_job(call, message, "be extended")
     seconds = message.get("seconds")
     if isinstance(seconds, bool) or not isinstance(seconds, int | float):
         raise Invalid("seconds must be 1-3600")
     with node.platform.uow() as uow:
-        jobs_service.extend(uow, app_id=call.app_id, msg_id=int(job_id), seconds=seconds)
+        jobs_service.extend(uow, app_id=call.app_id, msg_id=msg_id, seconds=seconds)
     return {"ok": True}
+
+
+def _job_progress(node: Node, call: OpenCall, message: JSONObject) -> JSONObject:
+    msg_id = _own_job(call, message, "show progress")
+    fraction, note = message.get("progress"), message.get("note")
+    if isinstance(fraction, bool) or not isinstance(fraction, int | float):
+        raise Invalid("progress must be 0-1")
+    if note is not None and not isinstance(note, str):
+        raise Invalid("field 'note' must be a string")
+    with node.platform.uow() as uow:
+        jobs_service.note_progress(
+            uow, app_id=call.app_id, msg_id=msg_id, progress=fraction, note=note
+        )
+    return {"ok": True}
+
+
+def _storage_upload(node: Node, call: OpenCall, message: JSONObject) -> JSONObject:
+    size = message.get("size") or 0
+    if isinstance(size, bool) or not isinstance(size, int) or size < 0:
+        raise Invalid("size must be a number of bytes")
+    given = message.get("content_type")
+    with node.platform.uow() as uow:
+        path = files_service.upload_path(
+            uow,
+            None if call.actor is None else call.actor.user_id,
+            app_id=call.app_id,
+            name=_text(message, "name"),
+            content_type=given if isinstance(given, str) else "",
+            size=size,
+        )
+    return {"url": node.platform.settings.http.public_url.rstrip("/") + path}
 
 
 def _user(call: OpenCall, otherwise: str) -> Actor:
@@ -142,6 +180,8 @@ OPERATIONS: Mapping[str, Operation] = {
     "collection_op": _collection_op,
     "job_enqueue": _job_enqueue,
     "job_extend": _job_extend,
+    "storage_upload": _storage_upload,
+    "job_progress": _job_progress,
     "sql_query": _sql_query,
     "sql_begin": _sql_begin,
     "sql_exec": _sql_exec,

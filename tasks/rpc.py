@@ -23,7 +23,7 @@ from app.http.authentication import INVALID
 from app.rbac import service as rbac_service
 from app.workers.host import CallOutcome, OutcomeKind
 from app.workers.messages import CallRPC
-from app.workers.rpc import NO_ACCOUNT, NO_APP, NO_PERMISSION, Call
+from app.workers.rpc import NO_ACCOUNT, NO_APP, NO_KEY, NO_PERMISSION, Call
 from tasks.base import task
 from tasks.node import Node, current_node
 from workers_runtime.protocol import CallKind
@@ -106,7 +106,8 @@ def _refusal(key: str, actor: Actor | None) -> tuple[str, str] | None:
     """Return kind and text of the answer to a caller who may not call the app."""
     if actor is None:
         return NO_ACCOUNT, INVALID
-    return None if not key or actor.can(key) else (NO_PERMISSION, missing_permission(key).message)
+    allowed = key == NO_KEY or actor.can(key)
+    return None if allowed else (NO_PERMISSION, missing_permission(key).message)
 
 
 def _limited(actor: Actor | None, app_scope: str) -> Actor | None:

@@ -16,9 +16,10 @@ from pathlib import Path
 
 from config.logging import configure_logging
 from config.runtime import RuntimeSettings, load_runtime_settings
-from workers_runtime.confine import die_with_parent
+from workers_runtime.confine import die_with_parent, hide
 from workers_runtime.control import listen
 from workers_runtime.interpreters import InterpreterError
+from workers_runtime.orphans import adopt_orphans, end_orphans
 from workers_runtime.places import choose_places
 from workers_runtime.runtime import Runtime
 from workers_runtime.sandbox import Identities, Sandbox
@@ -34,6 +35,8 @@ def main() -> int:
     if arguments.parent:
         # A signal we catch, not SIGKILL: our own children's groups should go first.
         die_with_parent(arguments.parent, signal.SIGHUP)
+    hide()
+    adopt_orphans()
     # Files others must read are chmodded explicitly; the umask must not depend on the node's.
     os.umask(0o022)
     try:
@@ -84,6 +87,9 @@ async def _serve(arguments: argparse.Namespace, settings: RuntimeSettings) -> No
         for task in background:
             task.cancel()
         server.close()
+        runtime.launcher.close()
+        sandbox.started.clear()
+        end_orphans(sandbox.started, settle_s=0.05, limit_s=2.0)
 
 
 if __name__ == "__main__":

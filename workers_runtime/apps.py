@@ -1,5 +1,8 @@
 """One app on this node: the worker that serves it and those that come and go beside it.
 
+Where the operator allows several processes per app, siblings of the serving worker start while it is
+busy and stop when they are idle.
+
 A new deployment or generation starts beside the serving worker, takes over when it runs, and the
 old one is drained: it gets no new calls, may finish its RPCs, and is then stopped.
 
@@ -42,6 +45,7 @@ class App:
         self.last_used = time.monotonic()
         self._host = host
         self._current: Worker | None = None
+        self._siblings: list[Worker] = []
         self._next: Worker | None = None
         self._staged: Worker | None = None
         self._staged_timer: asyncio.TimerHandle | None = None
@@ -80,21 +84,24 @@ class App:
             self._retire(worker)
 
     def route(self, generation: int) -> Worker:
-        """Return the worker for a call.
+        """Return the worker for a call: the least busy of those that run its generation.
 
         Raises:
             WorkerFailure: unknown_app: no spec, or only an older one.
         """
         self.last_used = time.monotonic()
-        for worker in (self._current, self._next):
-            if worker is not None and worker.spec.generation >= generation:
-                return worker
+        current = self._current
+        if current is not None and current.spec.generation >= generation:
+            return current if self._limit == 1 else self._least_busy(current)
+        if self._next is not None and self._next.spec.generation >= generation:
+            return self._next
         raise WorkerFailure(FailureKind.UNKNOWN_APP, f"app '{self.app_id}' must be ensured")
 
     async def stop(self) -> None:
         """Stop every process and wait until all are gone; the specs are forgotten."""
         workers = self.workers()
         self._current = self._next = self._staged = None
+        self._siblings.clear()
         self._draining.update(workers)
         for worker in workers:
             worker.stop()
@@ -104,31 +111,43 @@ class App:
             task.cancel()
 
     def stop_idle(self, idle_s: float) -> bool:
-        """Stop the serving worker if it is not needed; its spec stays. True if so."""
-        process = self.idle_process()
-        if process is None or time.monotonic() - process.last_used < idle_s:
+        """Stop the worker that is not needed, if there is one; its spec stays. True if so."""
+        worker = self._idle_worker()
+        process = worker.running if worker is not None else None
+        if worker is None or process is None or time.monotonic() - process.last_used < idle_s:
             return False
-        assert self._current is not None  # noqa: S101  # it has the process
-        self._current.stop()
+        if worker in self._siblings:
+            self._siblings.remove(worker)
+            self._retire(worker)
+        else:
+            worker.stop()
         return True
 
     def idle_process(self) -> AppProcess | None:
-        """Return the serving process if it may be stopped: not home, no call open."""
+        """Return a process that may be stopped: no call open, and not the one a home keeps."""
+        worker = self._idle_worker()
+        return worker.running if worker is not None else None
+
+    def _idle_worker(self) -> Worker | None:
+        idle = [w for w in self._siblings if w.running is not None and not w.in_flight]
+        if idle:
+            return min(idle, key=lambda w: w.running.last_used if w.running else 0.0)
         worker = self._current
-        if self.home or worker is None or worker.running is None or worker.in_flight:
+        if self.home or self._siblings or worker is None or worker.running is None:
             return None
-        return worker.running
+        return None if worker.in_flight else worker
 
     # --- what is there ---------------------------------------------------------------------
 
     def workers(self) -> list[Worker]:
         """Return every worker, serving, coming and going."""
-        chosen = (self._current, self._next, self._staged, *self._draining)
+        chosen = (self._current, *self._siblings, self._next, self._staged, *self._draining)
         return list(dict.fromkeys(worker for worker in chosen if worker is not None))
 
     def state(self) -> AppState:
         """Describe the app for the node."""
-        serving = [w for w in (self._current, self._next) if w is not None]
+        chosen = (self._current, *self._siblings, self._next)
+        serving = [worker for worker in chosen if worker is not None]
         if not serving:
             stopping = any(worker.slot.alive for worker in self._draining)
             status = AppStatus.STOPPING if stopping else AppStatus.STOPPED
@@ -152,10 +171,28 @@ class App:
             in_flight=sum(worker.in_flight for worker in self.workers()),
             processes=self._alive(),
             capabilities=process.capabilities if process is not None else [],
+            sandbox=self._host.sandbox.report() if process is not None else [],
         )
 
     def _alive(self) -> int:
         return sum(worker.slot.alive for worker in self.workers())
+
+    # --- several processes -----------------------------------------------------------------
+
+    @property
+    def _limit(self) -> int:
+        return self._host.settings.procs_per_app
+
+    def _least_busy(self, current: Worker) -> Worker:
+        """Return the worker with the fewest calls, and have one more started if all have some."""
+        running = [w for w in (current, *self._siblings) if w.running is not None]
+        best = min(running, key=lambda w: w.in_flight, default=current)
+        coming = any(w.running is None for w in self._siblings)
+        if best.in_flight and not coming and len(self._siblings) + 1 < self._limit:
+            sibling = Worker(current.spec, self._host)
+            self._siblings.append(sibling)
+            sibling.start()
+        return best
 
     # --- coming and going ------------------------------------------------------------------
 
@@ -199,12 +236,16 @@ class App:
 
     def changed(self, worker: Worker) -> None:
         """Let the coming worker take over as soon as it runs; drop it when it failed."""
+        if worker in self._siblings and worker.status is AppStatus.CRASHED:
+            self._siblings.remove(worker)
         if worker is not self._next:
             return
         if worker.status is AppStatus.RUNNING:
             old, self._current, self._next = self._current, worker, None
-            if old is not None:
-                self._retire(old)
+            siblings, self._siblings = self._siblings, []
+            for retired in (old, *siblings):
+                if retired is not None:
+                    self._retire(retired)
         elif worker.status is AppStatus.CRASHED:
             self._next = None
 

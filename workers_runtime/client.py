@@ -13,6 +13,7 @@ import contextlib
 import itertools
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -58,6 +59,8 @@ from workers_runtime.protocol import (
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+WAIT_STEP_S = 0.2
 
 Reply = Callable[[JSONObject], None]
 """Answers one operation with the fields of contract part 30, 4.2 (``result``, ``error``, ...)."""
@@ -133,15 +136,22 @@ class RuntimeClient:
 
     # --- life ------------------------------------------------------------------------------
 
-    def start(self, timeout_s: float = 15.0) -> None:
+    def start(self, timeout_s: float = 15.0, *, meanwhile: Callable[[], None] = _ignore) -> None:
         """Start the runtime and wait until it is connected; again is a no-op.
+
+        Args:
+            timeout_s: how long to wait.
+            meanwhile: called again and again; what it raises ends the waiting.
 
         Raises:
             RuntimeError: it did not come up in time (it is still being tried).
         """
         self._link.start()
-        if not self._up.wait(timeout_s):
-            raise RuntimeError("the runtime did not start")
+        until = time.monotonic() + timeout_s
+        while not self._up.wait(min(WAIT_STEP_S, max(0.0, until - time.monotonic()))):
+            meanwhile()
+            if time.monotonic() >= until:
+                raise RuntimeError("the runtime did not start")
 
     def stop(self, timeout_s: float = 15.0) -> None:
         """Stop every app in order (shutdown, TERM, KILL), then the runtime; idempotent."""

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from config.runtime import INSTALL_VARIABLES, RuntimeSettings
 from workers_runtime.installs import Installer
-from workers_runtime.interpreters import python_for_workers
+from workers_runtime.interpreters import interpreter_files, python_for_workers
 from workers_runtime.javascript import NO_RUNTIME, PRELUDE, JavaScriptError, find_javascript
 from workers_runtime.places import Places
 from workers_runtime.protocol import AppSpec, FailureKind, WorkerFailure
@@ -32,12 +32,14 @@ class Command:
     """How to start an app process.
 
     Attributes:
+        reads: files it needs besides those of the system.
         forkable: it runs the shared base environment, so the warm parent can fork it.
     """
 
     argv: list[str]
     cwd: Path
     env: dict[str, str]
+    reads: tuple[Path, ...]
     forkable: bool = False
 
 
@@ -128,7 +130,8 @@ class Environments:
         # -P keeps the working directory off sys.path: a file of the app named like a module of
         # the standard library must not break the SDK before the app's own code runs.
         argv = [str(python), "-P", "-m", "trellis_worker.run", spec.entry_point]
-        return Command(argv, bundle, env, forkable=not own)
+        reads = (bundle, self._sdk, python.parent.parent, *interpreter_files(self._python))
+        return Command(argv, bundle, env, reads, forkable=not own)
 
     async def _javascript_command(
         self, spec: AppSpec, bundle: Path, identity: Identity | None, env: dict[str, str]
@@ -136,6 +139,7 @@ class Environments:
         javascript = self._javascript
         if javascript is None:
             raise WorkerFailure(FailureKind.INSTALL_FAILED, NO_RUNTIME)
+        reads = [bundle, self._js_sdk, javascript.path.resolve()]
         try:
             prelude = self._js_sdk / PRELUDE.name
             argv = javascript.command(
@@ -143,10 +147,12 @@ class Environments:
             )
             if (bundle / "package.json").is_file():
                 install = javascript.install_command(self._path)
-                await self._installs.javascript(spec.app_id, bundle, identity, install)
+                reads.append(
+                    await self._installs.javascript(spec.app_id, bundle, identity, install)
+                )
         except JavaScriptError as exc:
             raise WorkerFailure(FailureKind.INSTALL_FAILED, str(exc)) from None
-        return Command(argv, bundle, env)
+        return Command(argv, bundle, env, tuple(reads))
 
 
 def _version(sandbox: Sandbox, identity: Identity | None, binary: Path) -> str | None:
@@ -160,7 +166,7 @@ def _version(sandbox: Sandbox, identity: Identity | None, binary: Path) -> str |
             text=True,
             timeout=30,
             check=True,
-            **sandbox.spawn_options(identity),
+            **sandbox.spawn_options(identity, None),
         )
     except (OSError, subprocess.SubprocessError):
         return None

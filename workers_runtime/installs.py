@@ -19,9 +19,11 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
+from workers_runtime.interpreters import interpreter_files
+from workers_runtime.orphans import end_orphans
 from workers_runtime.places import Places
 from workers_runtime.protocol import FailureKind, WorkerFailure
-from workers_runtime.sandbox import Identity, Sandbox, reachable_by_others
+from workers_runtime.sandbox import Identity, Reach, Sandbox, reachable_by_others
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +39,8 @@ JS_FILES = (
 JS_LOCAL_REFERENCE = re.compile(
     rb'"(file|link|workspace):|"(workspaces|(pre|post)?install|prepare)"\s*:'
 )
+
+INSTALL_FILES = tuple(Path("/etc") / name for name in ("pip.conf", "xdg", "npmrc", "gitconfig"))
 
 
 class Installer:
@@ -89,7 +93,7 @@ class Installer:
 
     async def javascript(
         self, app_id: str, bundle: Path, identity: Identity | None, argv: list[str]
-    ) -> None:
+    ) -> Path:
         """Give the bundle its ``node_modules``, installing them at first use.
 
         Args:
@@ -97,6 +101,9 @@ class Installer:
             bundle: the unpacked deployment with its ``package.json``.
             identity: user who will read them.
             argv: the install command.
+
+        Returns:
+            The folder they are in.
 
         Raises:
             WorkerFailure: install_failed, with the last output.
@@ -115,6 +122,7 @@ class Installer:
         link = bundle / "node_modules"
         if not link.exists() and (target / "node_modules").is_dir():
             link.symlink_to(target / "node_modules")
+        return target
 
     # --- inside ----------------------------------------------------------------------------
 
@@ -179,7 +187,7 @@ class Installer:
             await asyncio.to_thread(self._hand_over, staging, bundle)
             argv, cwd = step(target, staging / "source")
             await asyncio.to_thread(self._own, target)
-            await self._run(argv, cwd, staging)
+            await self._run(argv, cwd, staging, target)
             await asyncio.to_thread(self._take_back, target, identity)
             (target / COMPLETE).touch()
         finally:
@@ -261,7 +269,16 @@ class Installer:
             shutil.rmtree(staging, ignore_errors=True)
         return target if target.is_dir() else None
 
-    async def _run(self, argv: list[str], cwd: Path, staging: Path) -> None:
+    def _reach(self, argv: list[str], staging: Path, target: Path) -> Reach:
+        """Return the files of an install: its tools, the operator's settings, two folders."""
+        tools = [Path(part).resolve() for part in argv if part.startswith("/")]
+        given = [Path(value) for value in self._env.values() if value.startswith("/")]
+        folders = (self._places.python, *interpreter_files(self._python))
+        around = [tool.parent.parent for tool in tools if tool.parent.name == "bin"]
+        reads = (*INSTALL_FILES, *folders, *tools, *around, *given)
+        return Reach(reads=tuple(reads), writes=(staging, target))
+
+    async def _run(self, argv: list[str], cwd: Path, staging: Path, target: Path) -> None:
         """Run one install.
 
         Raises:
@@ -282,8 +299,9 @@ class Installer:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
-            **self._sandbox.install_options(self._identity),
+            **self._sandbox.install_options(self._identity, self._reach(argv, staging, target)),
         )
+        self._sandbox.started.add(process.pid)
         output = _Tail()
         try:
             async with asyncio.timeout(self._timeout_s):
@@ -294,6 +312,9 @@ class Installer:
             code = -1
         finally:
             _kill_group(process.pid)
+            self._sandbox.started.discard(process.pid)
+            user = self._identity.uid if self._identity is not None else None
+            end_orphans(self._sandbox.started, user=user)
         if code != 0:
             text = f"dependency install failed: {output.text()}"
             raise _InstallFailure(FailureKind.INSTALL_FAILED, text)

@@ -56,6 +56,14 @@ def python_for_workers(places: Places, sandbox: Sandbox, identity: Identity | No
     return python
 
 
+def interpreter_files(python: Path) -> tuple[Path, ...]:
+    """Return what an interpreter reads: its installation, without what else lies around it."""
+    prefix = python.parent.parent
+    if python.parent.name == "bin" and prefix != Path(prefix.anchor):
+        return tuple(prefix / name for name in ("bin", "lib", "lib64", "include", "share"))
+    return (python, Path(sysconfig.get_path("stdlib")))
+
+
 def runs(python: Path, sandbox: Sandbox, identity: Identity | None) -> bool:
     """Say whether the interpreter starts inside the sandbox."""
     try:
@@ -66,7 +74,7 @@ def runs(python: Path, sandbox: Sandbox, identity: Identity | None) -> bool:
             capture_output=True,
             timeout=30,
             check=False,
-            **sandbox.spawn_options(identity),
+            **sandbox.spawn_options(identity, None),
         )
     except (OSError, subprocess.SubprocessError):
         return False

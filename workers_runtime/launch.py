@@ -14,11 +14,14 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
+from workers_runtime.confine import Terms
 from workers_runtime.environments import Command
-from workers_runtime.sandbox import Identity, Sandbox
+from workers_runtime.orphans import end_orphans
+from workers_runtime.sandbox import Identity, Reach, Sandbox
 
 log = logging.getLogger(__name__)
 
@@ -54,11 +57,21 @@ class Launcher:
     def warm_up(self, python: Path, env: Mapping[str, str]) -> None:
         """Start the warm parent, to fork apps that run this interpreter (Linux only)."""
         if self._zygote is None and hasattr(os, "pidfd_open") and sys.platform == "linux":
-            self._zygote = Zygote(python, env)
+            self._zygote = Zygote(python, env, self._sandbox.started)
             self._zygote.start()
 
+    def close(self) -> None:
+        """Kill the warm parent, and with it its children."""
+        if self._zygote is not None:
+            self._zygote.close()
+
     async def launch(
-        self, command: Command, env: Mapping[str, str], identity: Identity | None, on_exit: OnExit
+        self,
+        command: Command,
+        env: Mapping[str, str],
+        identity: Identity | None,
+        folder: Path,
+        on_exit: OnExit,
     ) -> Launched:
         """Start a process inside the sandbox.
 
@@ -66,23 +79,30 @@ class Launcher:
             command: what to run.
             env: its whole environment.
             identity: user to run as; None = ours.
+            folder: the only folder it may write to.
             on_exit: called on the event loop when it has ended.
 
         Raises:
             OSError: it could not be started.
             subprocess.SubprocessError: the sandbox could not be set up.
         """
+        reach = Reach(command.reads, (folder,))
         if self._zygote is not None and command.forkable:
-            limits = self._sandbox.limits(identity)
+            terms = self._sandbox.terms(identity, reach)
             try:
-                return await self._zygote.fork(command, env, identity, limits, on_exit)
+                return await self._zygote.fork(command, env, identity, terms, on_exit)
             except LaunchError as exc:
                 # It costs memory and time, but no app, to do without a warm parent.
                 log.warning("zygote_failed", extra={"reason": str(exc)})
-        return self._run(command, env, identity, on_exit)
+        options = self._sandbox.spawn_options(identity, reach)
+        return self._run(command, env, options, on_exit)
 
     def _run(
-        self, command: Command, env: Mapping[str, str], identity: Identity | None, on_exit: OnExit
+        self,
+        command: Command,
+        env: Mapping[str, str],
+        options: dict[str, Any],  # Any: Popen's keywords
+        on_exit: OnExit,
     ) -> Launched:
         child = subprocess.Popen(
             command.argv,
@@ -92,9 +112,16 @@ class Launcher:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             bufsize=0,
-            **self._sandbox.spawn_options(identity),
+            **options,
         )
-        _watch(child, on_exit)
+        self._sandbox.started.add(child.pid)
+
+        def ended(code: int) -> None:
+            self._sandbox.started.discard(child.pid)
+            end_orphans(self._sandbox.started, user=options.get("user"))
+            on_exit(code)
+
+        _watch(child, ended)
         stdin, stdout, stderr = (_detach(f) for f in (child.stdin, child.stdout, child.stderr))
         return Launched(child.pid, stdin, stdout, stderr)
 
@@ -102,8 +129,11 @@ class Launcher:
 class Zygote:
     """The runtime's side of the warm parent; starts it anew when it died."""
 
-    def __init__(self, python: Path, env: Mapping[str, str]) -> None:
+    def __init__(self, python: Path, env: Mapping[str, str], started: set[int]) -> None:
+        """Prepare; ``started`` is ``Sandbox.started``."""
         self._python = python
+        self._started = started
+        self._child: subprocess.Popen[bytes] | None = None
         self._env = dict(env)
         self._loop = asyncio.get_running_loop()
         self._numbers = 0
@@ -133,14 +163,26 @@ class Zygote:
         theirs.close()
         self._control = ours
         self._loop.add_reader(ours, self._take)
-        _watch(child, lambda code: log.info("zygote_ended", extra={"code": code}))
+        self._child = child
+        self._started.add(child.pid)
+        _watch(child, partial(self._ended, child.pid))
+
+    def close(self) -> None:
+        """Kill the parent process."""
+        if self._child is not None and self._child.returncode is None:
+            self._child.kill()
+
+    def _ended(self, pid: int, code: int) -> None:
+        log.info("zygote_ended", extra={"code": code})
+        self._started.discard(pid)
+        end_orphans(self._started)
 
     async def fork(
         self,
         command: Command,
         env: Mapping[str, str],
         identity: Identity | None,
-        limits: Mapping[str, int],
+        terms: Terms,
         on_exit: OnExit,
     ) -> Launched:
         """Fork one app process; see ``Launcher.launch``.
@@ -152,7 +194,7 @@ class Zygote:
         await self._wait_ready()
         self._numbers += 1
         number = str(self._numbers)
-        header = _header(number, command, identity, limits)
+        header = _header(number, command, identity, terms)
         future = self._starting[number] = self._loop.create_future()
         self._exits[number] = on_exit
         ours, theirs = _pipes()
@@ -254,7 +296,7 @@ class Zygote:
 
 
 def _header(
-    number: str, command: Command, identity: Identity | None, limits: Mapping[str, int]
+    number: str, command: Command, identity: Identity | None, terms: Terms
 ) -> dict[str, Any]:
     """Return what the warm parent itself may know of a process: nothing secret."""
     return {
@@ -263,7 +305,7 @@ def _header(
         "cwd": str(command.cwd),
         "uid": identity.uid if identity is not None else None,
         "gid": identity.gid if identity is not None else None,
-        "limits": dict(limits),
+        "terms": terms,
     }
 
 

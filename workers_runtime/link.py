@@ -25,6 +25,7 @@ from pathlib import Path
 
 from workers_runtime.channel import LineSplitter
 from workers_runtime.node_protocol import MAX_NODE_LINE_BYTES, Message, ProtocolError, decode
+from workers_runtime.orphans import adopt_orphans, end_orphans
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +71,7 @@ class RuntimeLink:
     def start(self) -> None:
         """Start the thread; again is a no-op."""
         if self._thread is None:
+            adopt_orphans()
             self._thread = threading.Thread(target=self._run, name="runtime-link", daemon=True)
             self._thread.start()
 
@@ -125,6 +127,8 @@ class RuntimeLink:
             self._close()
             self._kill()
             self._on_down()
+            # Nobody is left below to end what a killed runtime's apps had started.
+            end_orphans(None, settle_s=0.1, limit_s=2.0)
             shutil.rmtree(folder, ignore_errors=True)
 
     def _socket_folder(self) -> Path:

@@ -73,7 +73,9 @@ class AppProcess(Conversation):
         """
         private = {"HOME": str(self._folder / "home"), "TMPDIR": str(self._folder / "tmp")}
         try:
-            launched = await launcher.launch(command, {**env, **private}, identity, self._ended)
+            launched = await launcher.launch(
+                command, {**env, **private}, identity, self._folder, self._ended
+            )
         except BaseException:
             self._remove_folder()
             raise

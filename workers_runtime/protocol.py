@@ -166,6 +166,7 @@ class AppState:
     Attributes:
         in_flight: calls the app's processes work on.
         processes: live processes, draining and staged ones included.
+        sandbox: protections of its process that are on; empty without one.
     """
 
     TYPE: ClassVar[str] = "state"
@@ -182,6 +183,7 @@ class AppState:
     in_flight: int = 0
     processes: int = 0
     capabilities: list[str] = field(default_factory=list)
+    sandbox: list[str] = field(default_factory=list)
 
 
 # --- messages of app processes ---------------------------------------------------------------
@@ -197,6 +199,7 @@ OPERATION_RESULTS: Mapping[str, str] = {
     "storage_upload": "storage_upload_url",
     "job_enqueue": "job_enqueue_result",
     "job_extend": "job_extend_result",
+    "job_progress": "job_progress_result",
 }
 """Operation -> type of its answer; both carry the operation's ``id``."""
 

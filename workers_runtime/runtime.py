@@ -41,6 +41,7 @@ from workers_runtime.node_protocol import (
     to_json,
 )
 from workers_runtime.opencalls import OpenCall
+from workers_runtime.orphans import reap_orphans
 from workers_runtime.places import Places
 from workers_runtime.process import AppProcess
 from workers_runtime.protocol import (
@@ -107,8 +108,12 @@ class Runtime:
         """Unpack the bundle and install dependencies, both at first use only.
 
         Raises:
-            WorkerFailure: bad_archive, install_failed or runtime.
+            WorkerFailure: bad_archive, install_failed, runtime, or start_failed: the host's
+                sandbox is weaker than the operator asks for.
         """
+        refusal = self.sandbox.refusal()
+        if refusal is not None:
+            raise WorkerFailure(FailureKind.START_FAILED, f"worker did not start: {refusal}")
         identity = self.identity(spec.app_id)
         bundle = self._bundles.find(spec.app_id, spec.sha256)
         if bundle is None:
@@ -296,6 +301,7 @@ class Runtime:
             for app in self._apps.values():
                 app.stop_idle(self.settings.idle_timeout_s)
             self._forget_ended()
+            reap_orphans(self.sandbox.started)
 
     def _forget_ended(self) -> None:
         """Drop operations whose call ended before the node answered."""

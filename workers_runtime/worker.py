@@ -24,7 +24,7 @@ from workers_runtime.protocol import (
     JSONObject,
     WorkerFailure,
 )
-from workers_runtime.sandbox import Identity, process_environment
+from workers_runtime.sandbox import Identity, Sandbox, process_environment
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +33,7 @@ class Host(Protocol):
     """What a worker needs of the runtime around it."""
 
     settings: RuntimeSettings
+    sandbox: Sandbox
     launcher: Launcher
     places: Places
 

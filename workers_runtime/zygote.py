@@ -28,12 +28,13 @@ from typing import Any, NoReturn
 
 HEADER_BYTES = 1 << 16
 DESCRIPTORS = 4
+REAP_INTERVAL_MS = 10_000
 
 
-def load_confine() -> ModuleType:
-    """Load the module beside this file without putting its folder on ``sys.path``."""
-    path = Path(__file__).with_name("confine.py")
-    spec = importlib.util.spec_from_file_location("_trellis_confine", path)
+def load(name: str) -> ModuleType:
+    """Load a module beside this file without putting its folder on ``sys.path``."""
+    path = Path(__file__).with_name(f"{name}.py")
+    spec = importlib.util.spec_from_file_location(f"_trellis_{name}", path)
     assert spec is not None  # noqa: S101  # a .py path always has a loader
     assert spec.loader is not None  # noqa: S101  # as above
     module = importlib.util.module_from_spec(spec)
@@ -53,17 +54,22 @@ def preload() -> None:
 class Zygote:
     """The parent's loop: fork on demand, reap, report."""
 
-    def __init__(self, control: socket.socket, confine: ModuleType) -> None:
+    def __init__(self, control: socket.socket, confine: ModuleType, orphans: ModuleType) -> None:
         self._control = control
         self._confine = confine
+        self._orphans = orphans
         self._poll = select.poll()
-        self._children: dict[int, tuple[int, str]] = {}
+        self._children: dict[int, tuple[int, str, int | None]] = {}
 
     def serve(self) -> NoReturn:
         """Serve until the runtime is gone; the children die with this process."""
+        self._send({"ready": True})
         self._poll.register(self._control, select.POLLIN)
         while True:
-            for fd, _ in self._poll.poll():
+            ready = self._poll.poll(REAP_INTERVAL_MS)
+            if not ready:
+                self._orphans.reap_orphans(self._pids())
+            for fd, _ in ready:
                 if fd == self._control.fileno():
                     self._accept()
                 else:
@@ -80,19 +86,23 @@ class Zygote:
         for fd in fds:
             os.close(fd)
         pidfd = os.pidfd_open(pid)
-        self._children[pidfd] = (pid, header["id"])
+        self._children[pidfd] = (pid, header["id"], header["uid"])
         self._poll.register(pidfd, select.POLLIN)
         self._send({"id": header["id"], "pid": pid})
 
     def _reap(self, pidfd: int) -> None:
-        pid, process_id = self._children.pop(pidfd)
+        pid, process_id, user = self._children.pop(pidfd)
         self._poll.unregister(pidfd)
         os.close(pidfd)
         # What it left behind in its group goes with it; until it is reaped the number is its own.
         with contextlib.suppress(OSError):
             os.killpg(pid, signal.SIGKILL)
         _, status = os.waitpid(pid, 0)
+        self._orphans.end_orphans(self._pids(), user=user)
         self._send({"id": process_id, "code": os.waitstatus_to_exitcode(status)})
+
+    def _pids(self) -> set[int]:
+        return {pid for pid, _, _ in self._children.values()}
 
     def _send(self, message: dict[str, Any]) -> None:
         try:
@@ -114,8 +124,7 @@ class Zygote:
                 self._confine.become(header["uid"], header["gid"])
             os.umask(0o077)
             os.chdir(header["cwd"])
-            limits = header["limits"]
-            self._confine.restrict(parent, **limits)
+            self._confine.restrict(parent, header["terms"])
             os.environ.clear()  # noqa: TID251  # this process's environment begins here
             os.environ.update(environment)  # noqa: TID251
             _run(header["argv"])
@@ -146,16 +155,18 @@ def _run(argv: list[str]) -> NoReturn:
 
 def main() -> NoReturn:
     """Prepare and serve."""
-    confine = load_confine()
+    confine, orphans = load("confine"), load("orphans")
     confine.die_with_parent(os.getppid())
+    confine.give_up_new_rights()
+    confine.hide()
+    orphans.adopt_orphans()
     control = socket.socket(fileno=int(sys.argv[1]))
     preload()
     gc.collect()
     gc.disable()
     # Collections in a child would otherwise copy every page that holds an object's header.
     gc.freeze()
-    control.send(b'{"ready": true}')
-    Zygote(control, confine).serve()
+    Zygote(control, confine, orphans).serve()
 
 
 if __name__ == "__main__":

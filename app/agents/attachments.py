@@ -17,6 +17,8 @@ from app.agents import transcript
 from app.agents.active import ActiveRun
 from app.agents.providers.base import ModelConfig
 from app.core.errors import Invalid, NotFound
+from app.core.uow import UnitOfWork
+from app.files import service as files_service
 
 JSONObject = dict[str, Any]  # Any: JSON values
 
@@ -27,12 +29,10 @@ TEXTS = frozenset({"application/json", "application/xml", "text/csv"})
 
 
 @dataclass(frozen=True, slots=True)
-class StoredFile:
-    """A file of an app's storage."""
+class Attached:
+    """A file of a message with its content."""
 
-    id: UUID
     name: str
-    content_type: str
     data: bytes
 
 
@@ -45,10 +45,10 @@ def check(session: Session, app_id: str, file_ids: Sequence[UUID]) -> list[JSONO
     """
     blocks, size = [], 0
     for file_id in file_ids:
-        found = find(session, app_id, file_id)
+        found = files_service.describe(session, app_id, file_id)
         if found is None:
             raise NotFound(f"file {file_id} not found in app '{app_id}'")
-        size += len(found.data)
+        size += found.size
         blocks.append(
             {
                 "type": "file",
@@ -62,13 +62,32 @@ def check(session: Session, app_id: str, file_ids: Sequence[UUID]) -> list[JSONO
     return blocks
 
 
-def find(session: Session, app_id: str, file_id: UUID) -> StoredFile | None:
-    """Return a file of an app's storage; there are none until files of apps can be uploaded.
+def find(session: Session, app_id: str, file_id: UUID) -> Attached | None:
+    """Return a file of an app's storage, unless it is gone."""
+    found = files_service.describe(session, app_id, file_id)
+    return None if found is None else Attached(found.name, files_service.read(session, file_id))
 
-    Source: REST contract part 20, section 11.1.
+
+def addresses(
+    uow: UnitOfWork, public_url: str, app_id: str, blocks: Sequence[JSONObject]
+) -> list[JSONObject]:
+    """Return the files among blocks of a message as an app's own agent gets them.
+
+    Each can be fetched once, within 300 s; files that are gone are left out.
+
+    Source: REST contract part 30, section 4.2.
     """
-    del session, app_id, file_id
-    return None
+    return [
+        {
+            "name": block["name"],
+            "content_type": block["content_type"],
+            "url": public_url.rstrip("/")
+            + files_service.download_path(uow, app_id=app_id, file_id=UUID(block["file_id"])),
+        }
+        for block in blocks
+        if block["type"] == "file"
+        and files_service.describe(uow.session, app_id, UUID(block["file_id"])) is not None
+    ]
 
 
 class Loader:
@@ -97,7 +116,7 @@ class Loader:
         return self._loaded[file_id]
 
 
-def as_block(found: StoredFile | None, block: JSONObject, config: ModelConfig) -> JSONObject:
+def as_block(found: Attached | None, block: JSONObject, config: ModelConfig) -> JSONObject:
     """Return the block of a file: picture, document, its text, or a line that names it."""
     kind = block["content_type"].split(";")[0].strip().lower()
     named = transcript.text(f"[attached file {block['name']}, type {kind}]")
@@ -113,6 +132,6 @@ def as_block(found: StoredFile | None, block: JSONObject, config: ModelConfig) -
     return named
 
 
-def _binary(block_type: str, found: StoredFile, kind: str) -> JSONObject:
+def _binary(block_type: str, found: Attached, kind: str) -> JSONObject:
     data = base64.b64encode(found.data).decode("ascii")
     return {"type": block_type, "media_type": kind, "data": data, "name": found.name}

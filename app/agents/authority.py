@@ -28,11 +28,13 @@ class Authority:
         scope: effective permissions; what data, actions and integrations are checked against.
         agent: the agent's own permissions; which built-in tools it may use at all.
         invoker: who asked, with their full permissions now.
+        hook_depth: how many hooks in a row led to the run.
     """
 
     scope: Permissions
     agent: Permissions
     invoker: Actor
+    hook_depth: int = 0
 
     def actor(self, app_id: str) -> Actor:
         """Return who touches data: the agent, on the invoker's authority."""
@@ -43,6 +45,7 @@ class Authority:
             permissions=self.scope,
             source=Source.AGENT_TOOL,
             delegator_id=self.invoker.user_id,
+            hook_depth=self.hook_depth,
         )
 
     def caller(self) -> Actor:
@@ -54,6 +57,7 @@ class Authority:
             permissions=self.scope,
             source=Source.AGENT_TOOL,
             delegator_id=self.invoker.user_id,
+            hook_depth=self.hook_depth,
         )
 
 
@@ -98,7 +102,8 @@ def resolve(session: Session, run: Run, parent: Authority | None = None) -> Auth
         scope = run.scope.intersect(scope)
     if run.agent_scope is not None:
         own = run.agent_scope.intersect(own)
-    return Authority(scope, own, invoker)
+    depth = (run.job or {}).get("hook_depth", 0) if parent is None else parent.hook_depth
+    return Authority(scope, own, invoker, depth)
 
 
 def own_app_only(scope: Permissions, app_id: str) -> Permissions:

@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from typing import Any, Final
 from uuid import UUID, uuid4
 
-from app.agents import calls, memory, runs, transcript
+from app.agents import attachments, calls, memory, runs, transcript
 from app.agents import run_repository as repository
 from app.agents.active import ActiveRun
 from app.agents.calls import Asked, Waiting
@@ -68,11 +68,17 @@ class CustomHandler:
         with active.platform.uow() as uow:
             row = active.hold(uow)
             row.state_data = {**row.state_data, "custom": True}
+            files = attachments.addresses(
+                uow,
+                active.platform.settings.http.public_url,
+                active.run.app_id,
+                active.transcript[0]["content"],
+            )
         conversation = Conversation(lambda message, answer: self._inbox.put((message, answer)))
         future = self._host.call(
             active.run.app_id,
             CallKind.AGENT,
-            self._message(),
+            self._message(files),
             actor=active.authority.caller(),
             conversation=conversation,
         )
@@ -83,7 +89,7 @@ class CustomHandler:
             raise
         self._conclude(future.result())
 
-    def _message(self) -> JSONObject:
+    def _message(self, files: list[JSONObject]) -> JSONObject:
         run = self._active.run
         message: JSONObject = {
             "invoke_id": str(run.id),
@@ -93,6 +99,8 @@ class CustomHandler:
             "invoker_user_id": None if run.invoker_id is None else str(run.invoker_id),
             "task_scope": self._active.authority.scope.sorted(),
         }
+        if files:
+            message["attachments"] = files
         if run.parent_run_id is not None:
             message["is_sub_invoke"] = True
         model = run.config.get("model")

@@ -42,7 +42,7 @@ def start(
         message=message,
         source="hook" if source == "hook" else "cron",
         trigger_id=str(hook_id if source == "hook" else cron_id),
-        job={"msg_id": msg_id},
+        job={"msg_id": msg_id, "hook_depth": owner.hook_depth},
     )
     jobs_service.hold(uow, msg_id, HELD_S)
 

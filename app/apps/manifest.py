@@ -120,12 +120,21 @@ def _webhooks(node: Node) -> list[JSONObject]:
         body = {"name": item} if isinstance(item, str) else item
         if not isinstance(body, dict):
             raise Invalid(f"manifest: 'webhooks[{position}]' must be a string or an object")
-        entry = Node(body, f"webhooks[{position}]")
-        webhooks.append(
-            {"name": entry.text("name"), "method": entry.optional("method", str, "POST")}
-        )
+        webhooks.append(_webhook(Node(body, f"webhooks[{position}]")))
     distinct([webhook["name"] for webhook in webhooks], "webhook")
     return webhooks
+
+
+def _webhook(entry: Node) -> JSONObject:
+    webhook: JSONObject = {
+        "name": entry.text("name"),
+        "method": entry.optional("method", str, "POST"),
+    }
+    if webhook["method"].startswith("__"):
+        raise Invalid(f"webhook '{webhook['name']}': method '{webhook['method']}' is reserved")
+    if entry.optional("durable", bool, False):
+        webhook["durable"] = True
+    return webhook
 
 
 def _trigger(node: Node) -> JSONObject:

@@ -90,6 +90,31 @@ def migrate(data_dir: Path) -> None:
     click.echo(f"The schema is at revision {run(url)}.")
 
 
+@cli.group()
+def secrets() -> None:
+    """Look after the secret vault."""
+
+
+@secrets.command()
+@data_dir_option
+def rotate(data_dir: Path) -> None:
+    """Encrypt every secret anew with MASTER_KEY.
+
+    The key used so far must be in MASTER_KEYS_PREVIOUS. Safe while the platform runs, and to be
+    repeated after an interruption.
+    """
+    from app.cli.keeper import current_urls
+    from app.cli.secrets import rotate as run
+    from config.settings import load_settings
+
+    given = {**os.environ, "TRELLIS_DATA_DIR": str(data_dir)}
+    if not given.get("MASTER_KEY") and not (data_dir / "config" / "master.key").is_file():
+        # Loading the settings would make up a key.
+        raise CommandError(f"MASTER_KEY: must be set, because {data_dir} holds no key.")
+    urls = current_urls(data_dir.absolute(), os.environ)
+    run(load_settings({"REDIS_URL": "redis://unused", **given, **urls}), click.echo)
+
+
 @cli.command()
 @port_option
 @data_dir_option

@@ -38,6 +38,7 @@ class Actor:
         delegator_id: on whose authority an agent acts.
         app_scope: the app a caller token is limited to.
         stamp: state of the authority tables the permissions were read with, if known.
+        hook_depth: how many hooks in a row led to this work.
     """
 
     user_id: UUID | None
@@ -48,6 +49,7 @@ class Actor:
     delegator_id: UUID | None = None
     app_scope: str | None = None
     stamp: UUID | None = field(default=None, compare=False)
+    hook_depth: int = 0
 
     @property
     def is_admin(self) -> bool:

@@ -19,7 +19,7 @@ import json
 import math
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 from uuid import UUID
 
@@ -120,7 +120,8 @@ CONTEXT: Final = """
 SELECT set_config('search_path', $1, true), set_config('statement_timeout', $2, true),
        set_config('idle_in_transaction_session_timeout', $3, true),
        set_config('trellis.user_id', $4, true), set_config('trellis.is_delegated', $5, true),
-       set_config('trellis.effective_perms', $6, true)
+       set_config('trellis.effective_perms', $6, true),
+       set_config('trellis.hook_depth', $7, true)
 """
 
 
@@ -130,6 +131,7 @@ class Identity:
 
     Attributes:
         permissions: keys of this app only, whatever else the user holds.
+        hook_depth: how many hooks in a row led to the statement; no right depends on it.
     """
 
     app_id: str
@@ -137,6 +139,7 @@ class Identity:
     delegator_id: UUID | None
     source: Source
     permissions: tuple[str, ...]
+    hook_depth: int = field(default=0, compare=False)
 
     @classmethod
     def of(cls, app_id: str, actor: Actor | None, source: Source) -> Identity:
@@ -144,7 +147,14 @@ class Identity:
         if actor is None:
             return cls(app_id, None, None, source, ())
         own = actor.permissions.intersect(Permissions.of({f"app:{app_id}:*"}))
-        return cls(app_id, actor.user_id, actor.delegator_id, source, tuple(own.sorted()))
+        return cls(
+            app_id,
+            actor.user_id,
+            actor.delegator_id,
+            source,
+            tuple(own.sorted()),
+            actor.hook_depth,
+        )
 
     def settings(self) -> tuple[str, ...]:
         """Return the values of ``CONTEXT``."""
@@ -155,6 +165,7 @@ class Identity:
             "" if self.user_id is None else str(self.user_id),
             "0" if self.delegator_id is None else "1",
             ",".join(self.permissions),
+            str(self.hook_depth or ""),
         )
 
 

@@ -211,21 +211,17 @@ def comment_constraint(app_id: str, entity: str, name: str, comment: str) -> sql
     )
 
 
-def probe_check(app_id: str, entity: str, check: Check) -> list[sql.Composable]:
-    """Return statements that fail unless a check is one boolean of immutable functions.
+def probe_check(app_id: str, entity: str, check: Check) -> sql.Composed:
+    """Return what fails unless a check is one boolean of immutable functions.
 
     A check runs with the platform's rights whenever a row is written, so it must not be able to
     read or change anything but its row. Postgres enforces just that for index predicates.
     """
-    return [
-        sql.SQL("CREATE TEMPORARY TABLE trellis_probe (LIKE {}) ON COMMIT DROP").format(
-            table(app_id, entity)
-        ),
-        sql.SQL("CREATE INDEX ON pg_temp.trellis_probe ((1)) WHERE ({})").format(
-            sql.SQL(check.expr)
-        ),
-        sql.SQL("DROP TABLE pg_temp.trellis_probe"),
-    ]
+    return sql.SQL(
+        "CREATE TEMPORARY TABLE trellis_probe (LIKE {}) ON COMMIT DROP;"
+        " CREATE INDEX ON pg_temp.trellis_probe ((1)) WHERE ({});"
+        " DROP TABLE pg_temp.trellis_probe"
+    ).format(table(app_id, entity), sql.SQL(check.expr))
 
 
 def touch_trigger(app_id: str, entity: str) -> sql.Composed:

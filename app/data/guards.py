@@ -49,10 +49,9 @@ def grant_statements(app_id: str, tables: list[str]) -> Iterator[sql.Composable]
     """Yield the grants that let app code reach its own tables, within the row policies."""
     role = sql.Identifier(APP_ROLE)
     yield sql.SQL("GRANT USAGE ON SCHEMA {} TO {}").format(sql.Identifier(app_id), role)
-    for name in tables:
-        yield sql.SQL("GRANT SELECT, INSERT, UPDATE, DELETE ON {} TO {}").format(
-            sql.Identifier(app_id, name), role
-        )
+    if tables:
+        names = sql.SQL(", ").join(sql.Identifier(app_id, name) for name in tables)
+        yield sql.SQL("GRANT SELECT, INSERT, UPDATE, DELETE ON {} TO {}").format(names, role)
 
 
 def _row_trigger(name: str, function: str, table: sql.Identifier) -> sql.Composed:

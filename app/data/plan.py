@@ -8,7 +8,7 @@ Source: REST contract part 20, sections 4.1 to 4.7.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 
@@ -29,7 +29,8 @@ class Phase(IntEnum):
     DROP_COLUMNS = 7
     CONSTRAIN = 8
     LINK = 9
-    GUARD = 10
+    MARK = 10
+    GUARD = 11
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +68,16 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One statement and the meaning of its failure."""
+    """One statement and the meaning of its failure.
+
+    Attributes:
+        alone: it holds SQL the app wrote and is sent by itself: an unbalanced quote in it must
+            not turn a literal of a neighbour into SQL.
+    """
 
     statement: sql.Composable
     failure: Failure = Failure()
+    alone: bool = False
 
 
 @dataclass(slots=True)
@@ -84,14 +91,28 @@ class Plan:
         """Add a line to the drift report."""
         self.changes.append(Change(entity, change_type, column, detail))
 
-    def do(self, phase: Phase, statement: sql.Composable, failure: Failure = Failure()) -> None:
+    def do(
+        self,
+        phase: Phase,
+        statement: sql.Composable,
+        failure: Failure = Failure(),
+        *,
+        alone: bool = False,
+    ) -> None:
         """Add a step."""
-        self.phases[phase].append(Step(statement, failure))
+        self.phases[phase].append(Step(statement, failure, alone))
 
-    @property
-    def steps(self) -> list[Step]:
-        """Every step in the order it must run."""
-        return [step for phase in Phase for step in self.phases[phase]]
+    def batches(self, most: int) -> Iterator[list[Step]]:
+        """Yield every step in the order it must run, those that may go together in lists.
+
+        Steps that stand alone depend on no other step of their phase.
+        """
+        for phase in Phase:
+            steps = self.phases[phase]
+            together = [step for step in steps if not step.alone]
+            for start in range(0, len(together), most):
+                yield together[start : start + most]
+            yield from ([step] for step in steps if step.alone)
 
 
 WantedDefaults = Mapping[tuple[str, str], str]

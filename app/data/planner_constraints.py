@@ -127,9 +127,9 @@ class ConstraintPlanner:
         place = f"entity '{self.entity.name}': index '{index.name}'"
         failure = Failure(f"{place}: duplicate values present", ("23505",), place)
         statement = ddl.create_index(self.app_id, self.entity.name, index)
-        self.result.do(Phase.CONSTRAIN, statement, failure)
+        self.result.do(Phase.CONSTRAIN, statement, failure, alone=True)
         comment = ddl.comment_index(self.app_id, index.name, index.mark)
-        self.result.do(Phase.CONSTRAIN, comment)
+        self.result.do(Phase.MARK, comment)
 
     # Checks
 
@@ -144,20 +144,20 @@ class ConstraintPlanner:
                 condition: sql.Composable = sql.SQL(declared[name].expr)
             else:
                 condition = ddl.enum_condition(enums[name])
-            self._add_check(name, condition, marks[name])
+            self._add_check(name, condition, marks[name], alone=name in declared)
 
     def _probe(self, check: Check) -> None:
         failure = Failure(fragment=f"entity '{self.entity.name}': check '{check.name}'")
-        for statement in ddl.probe_check(self.app_id, self.entity.name, check):
-            self.result.do(Phase.CONSTRAIN, statement, failure)
+        statement = ddl.probe_check(self.app_id, self.entity.name, check)
+        self.result.do(Phase.CONSTRAIN, statement, failure, alone=True)
 
-    def _add_check(self, name: str, condition: sql.Composable, mark: str) -> None:
+    def _add_check(self, name: str, condition: sql.Composable, mark: str, *, alone: bool) -> None:
         place = f"entity '{self.entity.name}': check '{name}'"
         failure = Failure(f"{place}: existing rows do not satisfy it", ("23514",), place)
         statement = ddl.add_check(self.app_id, self.entity.name, name, condition)
-        self.result.do(Phase.CONSTRAIN, statement, failure)
+        self.result.do(Phase.CONSTRAIN, statement, failure, alone=alone)
         comment = ddl.comment_constraint(self.app_id, self.entity.name, name, mark)
-        self.result.do(Phase.CONSTRAIN, comment)
+        self.result.do(Phase.MARK, comment)
 
     # Ownership
 

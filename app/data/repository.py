@@ -20,7 +20,8 @@ Public = Mapping[str, Sequence[str]]
 # than Postgres does.
 SETTINGS = """
 set_config('statement_timeout', %s, true), set_config('trellis.user_id', %s, true),
-set_config('trellis.delegator_id', %s, true), set_config('trellis.source', %s, true)
+set_config('trellis.delegator_id', %s, true), set_config('trellis.source', %s, true),
+set_config('trellis.hook_depth', %s, true)
 """
 SET_CONTEXT = "SELECT " + SETTINGS
 # The same, and what is remembered checked, in front of a statement that is a transaction by itself.
@@ -69,14 +70,15 @@ def by_memory(actor: Actor, timeout_ms: int, *, app_id: str, stamp: UUID, writes
 
 
 def context(actor: Actor | None, timeout_ms: int) -> list[str]:
-    """Return the values of ``SETTINGS``, which the audit trigger reads."""
+    """Return the values of ``SETTINGS``, which the triggers read."""
     if actor is None:
-        return [str(timeout_ms), "", "", ""]
+        return [str(timeout_ms), "", "", "", ""]
     return [
         str(timeout_ms),
         str(actor.user_id or ""),
         str(actor.delegator_id or ""),
         actor.source.value,
+        str(actor.hook_depth or ""),
     ]
 
 

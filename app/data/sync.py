@@ -20,6 +20,8 @@ from app.data.plan import Plan, Step
 
 SCHEMA_COMMENT = "trellis:app"
 LOCK_TIMEOUT = "10s"
+BATCH = 200  # statements in one round trip
+LOCKED = "55P03"
 APP_ROLE_EXISTS = text("SELECT 1 FROM pg_roles WHERE rolname = :role")
 
 
@@ -48,8 +50,8 @@ def apply(session: Session, app_id: str, entities: Mapping[str, Entity]) -> None
         text("SELECT set_config('lock_timeout', :limit, true)"), {"limit": LOCK_TIMEOUT}
     )
     ensure_schema(session, app_id)
-    for step in plan(session, app_id, entities).steps:
-        _apply(session, app_id, step)
+    for batch in plan(session, app_id, entities).batches(BATCH):
+        _apply(session, app_id, batch)
     if session.scalar(APP_ROLE_EXISTS, {"role": guards.APP_ROLE}):
         for statement in guards.grant_statements(app_id, list(entities)):
             run(session, statement)
@@ -83,13 +85,32 @@ def _check_owner(app_id: str, comment: str | None) -> None:
         raise Conflict(f"schema '{app_id}' exists and does not belong to an app")
 
 
-def _apply(session: Session, app_id: str, step: Step) -> None:
+def _apply(session: Session, app_id: str, batch: list[Step]) -> None:
+    """Run steps in one round trip; when that fails, one by one, to see which it was."""
+    if len(batch) > 1:
+        try:
+            with session.begin_nested():
+                run(session, sql.SQL(";\n").join(step.statement for step in batch))
+                return
+        except DBAPIError as exc:
+            if getattr(exc.orig, "pgcode", None) == LOCKED:
+                raise busy(app_id) from exc
+    for step in batch:
+        _apply_one(session, app_id, step)
+
+
+def busy(app_id: str) -> NotReady:
+    """Return the error of an install that waited too long for a table."""
+    return NotReady(f"tables of app '{app_id}' are busy, try again later")
+
+
+def _apply_one(session: Session, app_id: str, step: Step) -> None:
     try:
         run(session, step.statement)
     except DBAPIError as exc:
         state = getattr(exc.orig, "pgcode", None) or ""
-        if state == "55P03":
-            raise NotReady(f"tables of app '{app_id}' are busy, try again later") from exc
+        if state == LOCKED:
+            raise busy(app_id) from exc
         message = getattr(getattr(exc.orig, "diag", None), "message_primary", None) or ""
         error = step.failure.error(state, message)
         if error is None:

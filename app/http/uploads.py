@@ -9,6 +9,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import IO, Final
 
 from flask import Request
@@ -21,6 +22,81 @@ from app.core.errors import Invalid, TooLarge
 CHUNK_BYTES: Final = 256 * 1024
 IN_MEMORY_BYTES: Final = 1024 * 1024
 MAX_PARTS: Final = 100
+MAX_FIELD_BYTES: Final = 4096
+NO_FILE: Final = "no file in request"
+
+
+@dataclass(slots=True)
+class Upload:
+    """The first file of a multipart body.
+
+    Attributes:
+        name: as its sender calls it.
+        stream: a temporary file, rewound.
+        fields: short text parts by their names, also those that came after the file.
+    """
+
+    stream: IO[bytes]
+    name: str = ""
+    content_type: str = "application/octet-stream"
+    size: int = 0
+    fields: dict[str, str] = field(default_factory=dict)
+
+
+@contextmanager
+def first_file(request: Request, *, max_bytes: int) -> Iterator[Upload]:
+    """Yield the first part of a multipart body that has a file name.
+
+    Raises:
+        Invalid: not multipart, malformed, or no such part.
+        TooLarge: the body is over the limit.
+    """
+    with tempfile.SpooledTemporaryFile(max_size=IN_MEMORY_BYTES) as spool:
+        upload = Upload(spool)
+        if not _read_first_file(request, upload, max_bytes):
+            raise Invalid(NO_FILE)
+        upload.size = spool.tell()
+        spool.seek(0)
+        yield upload
+
+
+def _read_first_file(request: Request, upload: Upload, max_bytes: int) -> bool:
+    found = False
+    part: Event | None = None
+    for event in _events(request, NO_FILE, max_bytes):
+        if isinstance(event, File):
+            part = None if found else event
+            if not found:
+                upload.name = event.filename
+                upload.content_type = event.headers.get("Content-Type", upload.content_type)
+            found = True
+        elif isinstance(event, Field):
+            part = event
+        elif isinstance(event, Data) and isinstance(part, File):
+            upload.stream.write(event.data)
+        elif isinstance(event, Data) and isinstance(part, Field):
+            _append(upload.fields, part.name, event.data)
+    return found
+
+
+def _append(fields: dict[str, str], name: str, data: bytes) -> None:
+    text = fields.get(name, "") + data.decode("utf-8", "replace")
+    fields[name] = text[:MAX_FIELD_BYTES]
+
+
+@contextmanager
+def raw_body(request: Request, *, max_bytes: int) -> Iterator[Upload]:
+    """Yield a body as it is.
+
+    Raises:
+        TooLarge: it is over the limit.
+    """
+    with tempfile.SpooledTemporaryFile(max_size=IN_MEMORY_BYTES) as spool:
+        for chunk in _chunks(request, max_bytes):
+            spool.write(chunk or b"")
+        size = spool.tell()
+        spool.seek(0)
+        yield Upload(spool, size=size)
 
 
 @contextmanager

@@ -76,6 +76,15 @@ class View(MethodView):
         with self.platform.uow.reading() as session:
             self.actor = self._admit(session, path)
 
+    def authenticate(self, session: Session) -> Actor:
+        """Return who sends the request; for views that let some callers in without a token.
+
+        Raises:
+            Unauthenticated: nobody the platform knows.
+        """
+        load_actor: ActorLoader = current_app.extensions[ACTOR_LOADER]
+        return authenticate(request, session, load_actor)
+
     def _dispatch_by_memory(self, path: dict[str, Any]) -> ResponseReturnValue:  # Any: as above
         gate = self._gate()
         actor = recalled(request, current_app.extensions[ACTOR_RECALLER])
@@ -104,8 +113,7 @@ class View(MethodView):
         gate = self._gate()
         if gate.public or (gate.nobody and is_nobody(request)):
             return ANONYMOUS
-        load_actor: ActorLoader = current_app.extensions[ACTOR_LOADER]
-        actor = authenticate(request, session, load_actor)
+        actor = self.authenticate(session)
         if gate.check is not None:
             gate.check(actor, path)
         return actor

@@ -6,6 +6,7 @@ Source: REST contract part 30, sections 9.3 and 13.1; ADR 0004.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from uuid import UUID
 
 from sqlalchemy.orm import Session
@@ -14,7 +15,7 @@ from app.core.actor import Actor
 from app.core.uow import UnitOfWork
 from app.jobs.delivery import Assignment, Settlement, TakenBatch
 from app.jobs.repository import QUEUE
-from app.pgqueue.types import Failure, Receipt, Release
+from app.pgqueue.types import Delivery, Failure, Receipt, Release
 from app.rbac import service as rbac_service
 from app.workers import service as workers_service
 from config.settings import JobSettings
@@ -23,6 +24,8 @@ WORKER = "worker"
 AGENT = "agent"
 NO_OWNER = "no enabled owner"
 TOO_OFTEN = "exceeded max deliveries"
+MAX_HOOKS = 16
+HOOK_LOOP = f"hook loop: {MAX_HOOKS} hooks in a row"
 
 
 def may_run(session: Session, app_id: str) -> bool:
@@ -33,7 +36,8 @@ def may_run(session: Session, app_id: str) -> bool:
 def take(uow: UnitOfWork, jobs: JobSettings, *, app_id: str, most: int) -> TakenBatch:
     """Deliver up to ``most`` visible jobs of an app, in the name of their owners.
 
-    Jobs without an enabled owner and jobs that were delivered too often become dead letters. Ask
+    Jobs without an enabled owner, jobs that were delivered too often and jobs at the end of a long
+    chain of hooks become dead letters. Ask
     ``may_run`` first: the jobs of a worker that may not run are not touched.
     """
     return _claim(uow, jobs, app_id=app_id, route=WORKER, most=most)
@@ -65,10 +69,21 @@ def _claim(uow: UnitOfWork, jobs: JobSettings, *, app_id: str, route: str, most:
             failures.append(Failure(delivery.receipt, TOO_OFTEN, uncount=True))
         elif actor is None:
             failures.append(Failure(delivery.receipt, NO_OWNER, uncount=True))
+        elif _hooks_before(delivery) >= MAX_HOOKS:
+            failures.append(Failure(delivery.receipt, HOOK_LOOP, uncount=True))
         else:
-            assigned.append(Assignment(delivery, actor))
+            depth = _hooks_before(delivery) + (delivery.body["hook_id"] is not None)
+            assigned.append(Assignment(delivery, replace(actor, hook_depth=depth)))
     QUEUE.dead_letter(uow.session, failures)
     return TakenBatch(assigned, exhausted=len(deliveries) < most)
+
+
+def _hooks_before(delivery: Delivery) -> int:
+    """Return how many hooks led to the change that queued this job; 0 for any other job."""
+    payload = delivery.body["payload"]
+    if delivery.body["hook_id"] is None or not isinstance(payload, dict):
+        return 0
+    return int(payload.get("_depth", 0))
 
 
 def settle(uow: UnitOfWork, settlements: Iterable[Settlement]) -> list[int]:

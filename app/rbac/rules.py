@@ -32,6 +32,10 @@ BUILTIN_KEYS: Mapping[str, str] = {
     "admin:channels.manage": "create, delete and switch channels",
     "admin:secrets.manage": "manage the secrets of apps and of the platform",
     "admin:audit.read": "read the audit log",
+    "storage:read": "read every bucket of the platform's storage",
+    "storage:write": "store files in every bucket",
+    "storage:delete": "delete files of every bucket",
+    "storage:admin": "create and delete buckets",
     "admin:service_accounts.manage": "manage service accounts, their keys and who acts as them",
     "auth.invite": "make magic links that confer roles one holds oneself",
 }

@@ -8,7 +8,8 @@ from __future__ import annotations
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import BigInteger, CheckConstraint, DateTime, ForeignKey, Index, func, text
+from sqlalchemy import BigInteger, CheckConstraint, DateTime, ForeignKey, Index, Text, func, text
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.core.db import Base
@@ -66,7 +67,11 @@ class AppWorker(Base):
 
 
 class WorkerInstance(Base):
-    """State of an app on one node, as the node reported it last."""
+    """State of an app on one node, as the node reported it last.
+
+    Attributes:
+        sandbox: protections of its process that are on.
+    """
 
     __tablename__ = "worker_instances"
 
@@ -81,6 +86,7 @@ class WorkerInstance(Base):
     restarts: Mapped[int] = mapped_column(server_default=text("0"))
     last_crash_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     last_error: Mapped[str | None]
+    sandbox: Mapped[list[str] | None] = mapped_column(ARRAY(Text))
     heartbeat_at: Mapped[datetime] = mapped_column(
         DateTime(timezone=True), server_default=func.now()
     )

@@ -44,7 +44,7 @@ def call(
         app_id=app_id,
         method=method,
         params=params,
-        key="",
+        key=rpc.NO_KEY,
         share=share,
         authorize=lambda: None,
     )

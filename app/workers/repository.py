@@ -368,6 +368,7 @@ def _instance(node: str, state: AppState) -> dict[str, Any]:  # Any: column valu
         "restarts": state.restarts,
         "last_crash_at": _moment(state.last_crash_at),
         "last_error": state.last_error,
+        "sandbox": state.sandbox or None,
     }
 
 

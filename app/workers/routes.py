@@ -201,7 +201,7 @@ class RPC(View):
         except Forbidden:
             if not public_rpc.open_to_anyone(self.platform, self.actor, app_id, method):
                 raise
-            return call(key="", authorize=lambda: None)
+            return call(key=rpc.NO_KEY, authorize=lambda: None)
 
     def _public_call(self, app_id: str) -> bytes:
         try:

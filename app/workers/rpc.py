@@ -44,6 +44,7 @@ MAX_CALLS: Final = 64
 NO_APP: Final = "no_app"
 NO_ACCOUNT: Final = "no_account"
 NO_PERMISSION: Final = "no_permission"
+NO_KEY: Final = ""
 REFUSALS: Final = {NO_APP: NotFound, NO_ACCOUNT: Unauthenticated, NO_PERMISSION: Forbidden}
 FEW: Final = 3
 GATHER_PER_CALL_S: Final = 0.0002
@@ -67,7 +68,7 @@ class Call:
         user_id: whose rights it has; empty = nobody's.
         app_scope: the app a caller token is limited to, or empty.
         deadline: Unix time.
-        key: the permission the caller needs; empty = none, the method is public.
+        key: the permission the caller needs; empty = none besides being enabled.
         share: id of the share whose rights the call has, or empty.
     """
 
@@ -119,7 +120,7 @@ def call(
         app_id: an id that passed ``check``.
         method: a name that passed ``check``.
         params: any JSON value.
-        key: the permission the caller needs; empty = none, the method is public.
+        key: the permission the caller needs; ``NO_KEY`` = none besides being enabled.
         share: id of the share whose rights the call has, or empty.
         authorize: raises unless the actor may call; used when there is no node to ask.
 

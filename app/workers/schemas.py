@@ -23,6 +23,7 @@ class StatusOut(Schema):
     started_at = fields.Str(required=True, allow_none=True)
     restarts = fields.Int(required=True)
     last_error = fields.Str(required=True, allow_none=True)
+    sandbox = fields.List(fields.Str(), required=True, allow_none=True)
 
 
 class StatusesOut(Schema):

@@ -73,6 +73,7 @@ def status(session: Session, app_id: str) -> dict[str, Any]:  # Any: JSON values
         "started_at": started,
         "restarts": 0 if best is None else best.restarts,
         "last_error": error,
+        "sandbox": None if best is None else best.sandbox,
     }
 
 

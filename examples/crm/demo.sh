@@ -27,6 +27,8 @@ wait_for() { # SECONDS DESCRIPTION COMMAND...
     sleep 0.3
   done
 }
+customer_since() { call GET "/apps/crm/collections/companies/$COMPANY" | field customer_since; }
+is_customer() { [ "$(customer_since)" != null ]; }
 archived() { call GET '/apps/crm/jobs?archived=true'; }
 job_done() { archived | MSG="$1" python3 -c 'import json,os,sys
 sys.exit(0 if any(j["msg_id"]==int(os.environ["MSG"]) for j in json.load(sys.stdin)) else 1)'; }
@@ -68,6 +70,24 @@ step "enqueue a job over the API"
 JOB="$(call POST /apps/crm/jobs '{"payload":{"task":"digest"}}' | field msg_id)"
 wait_for 20 "job $JOB" job_done "$JOB"
 echo "job $JOB is archived"
+
+step "a hook: each change of a deal becomes a job"
+call GET /apps/crm/hooks | python3 -c 'import json,sys
+for h in json.load(sys.stdin): print(h["id"])' | while read -r id; do call DELETE "/apps/crm/hooks/$id"; done
+call POST /apps/crm/hooks '{"entity":"deals","operation":"UPDATE","action_type":"job"}'; echo
+DEAL="$(call POST /apps/crm/collections/deals "{\"title\":\"Licences\",\"amount\":1200,\"company\":\"$COMPANY\",\"contact\":\"$CONTACT\"}" | field id)"
+call PATCH "/apps/crm/collections/deals/$DEAL" '{"stage":"won"}'; echo
+wait_for 20 "the hook's job" is_customer
+echo "customer since $(customer_since)"
+
+step "a webhook: a signed call from outside"
+HOOKS="$(call GET /apps/crm/webhooks)"
+LEAD='{"name":"Otto","email":"otto@acme.test","company":"Acme"}'
+STAMP="$(date +%s)"
+SIGNATURE="$(printf '%s.%s' "$STAMP" "$LEAD" | SECRET="$(echo "$HOOKS" | field 0 signingSecret)" python3 -c 'import hashlib,hmac,os,sys
+print(hmac.new(os.environ["SECRET"].encode(), sys.stdin.buffer.read(), hashlib.sha256).hexdigest())')"
+curl -sS --fail-with-body -X POST "$BASE$(echo "$HOOKS" | field 0 url)" -d "$LEAD" \
+  -H "X-Webhook-Timestamp: $STAMP" -H "X-Webhook-Signature: sha256=$SIGNATURE"; echo
 
 step "a cron every 5 seconds"
 call GET /apps/crm/crons | python3 -c 'import json,sys

@@ -102,6 +102,28 @@ def test_a_raising_handler_leaves_one_dead_letter(shared_platform):
     assert shared_platform.archived("dead") == set()
 
 
+def test_a_handler_may_ask_for_another_try_or_give_up_and_show_progress(shared_platform):
+    worker = """
+from trellis_worker import Reject, Retry, serve
+def on_job(payload, caller, ctx):
+    ctx.job.progress(0.5, "half")
+    if ctx.job.read_ct < 3:
+        raise Retry(delay=0)
+    raise Reject("no such customer")
+serve(on_job=on_job)
+"""
+    shared_platform.install("asks", worker)
+    msg_id = shared_platform.enqueue("asks", {})
+
+    def job():
+        return shared_platform.admin.get(f"/apps/asks/jobs/{msg_id}").json()
+
+    wait_until(lambda: job()["state"] == "failed", timeout=30, what="the rejection")
+    failed = shared_platform.admin.get("/apps/asks/jobs", params={"state": "failed"}).json()
+    assert [(f["reason"], f["read_ct"]) for f in failed] == [("no such customer", 3)]
+    assert job()["progress"] == 0.5
+
+
 def test_attempts_and_delays(shared_platform):
     install(shared_platform, "later")
     body = {"payload": {"raise": "x"}, "maxAttempts": 2}

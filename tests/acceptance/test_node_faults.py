@@ -199,3 +199,13 @@ def test_a_platform_secret_restarts_every_node(two_nodes):
         timeout=20,
         what="both nodes to have the secret",
     )
+
+
+def test_a_worker_whose_runtime_cannot_start_still_stops(start_platform):
+    platform = start_platform("web")
+    platform.stack.start("worker", WORKER_UID_BASE="none")
+    wait_until(lambda: "WORKER_UID_BASE" in platform.stack.log("worker"), timeout=60, what="it")
+    began = time.monotonic()
+    platform.stack.kill("worker", signal.SIGTERM)
+    assert time.monotonic() - began < 20
+    assert "Traceback" not in platform.stack.log("worker")

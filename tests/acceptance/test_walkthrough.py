@@ -17,4 +17,6 @@ def test_the_walk_through_passes(shared_platform):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "All steps passed." in done.stdout
+    assert "customer since 20" in done.stdout
+    assert '"new":true' in done.stdout.replace(" ", "")
     assert '"companies":1' in done.stdout.replace(" ", "")

@@ -101,7 +101,9 @@ def test_a_deploy_is_answered_when_the_worker_answers(platform):
     assert response.status_code == 200, response.text
     assert body.pop("deploymentId")
     assert body == {"message": "app 'fresh' deployed and started", "migrationsApplied": []}
-    assert status(platform, "fresh")["status"] == "running"
+    found = status(platform, "fresh")
+    assert found["status"] == "running"
+    assert {"clean-environment", "process-group", "rlimits"} <= set(found["sandbox"])
     assert answer(platform.rpc("fresh", "version")) == (200, "one")
 
 

@@ -242,6 +242,16 @@ class TestJobs:
         app.reply(message, "job_extend_result", ok=True)
         assert "error" not in app.expect("job_result", id="42")
 
+    def test_retry_and_reject_are_no_failures(self, app: Host) -> None:
+        assert app.job("later")["result"] == {"$job": {"retry": 90}}
+        assert app.job("never")["result"] == {"$job": {"reject": "no such customer"}}
+
+    def test_progress(self, app: Host) -> None:
+        app.send_job("progress")
+        message = app.expect("job_progress", call="t-42", job_id="42", progress=0.5, note="half")
+        app.reply(message, "job_progress_result", ok=True)
+        assert "error" not in app.expect("job_result", id="42")
+
     def test_without_handler_is_acknowledged_with_a_warning(self, start: Starter) -> None:
         host = start(SERVE_NOTHING).ready()
         answer = host.job({})

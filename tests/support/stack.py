@@ -143,7 +143,8 @@ class Stack:
 @contextlib.contextmanager
 def running_stack(env: dict[str, str], logs: Path, names: tuple[str, ...]) -> Iterator[Stack]:
     """Run process types until the end of the block."""
-    stack = Stack({**env, "PORT": str(free_port())}, logs)
+    port = str(free_port())
+    stack = Stack({"PUBLIC_URL": f"http://127.0.0.1:{port}", **env, "PORT": port}, logs)
     try:
         for name in names:
             stack.start(name)

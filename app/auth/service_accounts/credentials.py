@@ -21,7 +21,7 @@ from app.auth.throttle import Throttle
 from app.core.crypto import digest
 from app.core.errors import Invalid, Unauthenticated
 from app.core.ids import UUID_TEXT
-from app.core.uow import UnitOfWorkFactory
+from app.core.uow import UnitOfWork, UnitOfWorkFactory
 from config.settings import AuthSettings
 
 log = structlog.get_logger(__name__)
@@ -62,19 +62,8 @@ def exchange(
         with open_uow() as uow:
             found = _find(uow.session, account_id, client_secret)
             if found is not None:
-                account, credential = found
-                if account.owner_of_record is None:
-                    raise Invalid("service account has no owner of record")
-                repository.touch_credential(uow.session, credential.id)
-                security.record(
-                    uow.session,
-                    SecurityEventKind.CLIENT_ADMITTED,
-                    actor_id=account.id,
-                    subject_id=account.id,
-                    client_address=client_address,
-                    prefix=credential.prefix,
-                )
-                return accounts_service.access_only(auth, accounts_service.shown(account))
+                _note_use(uow, *found, client_address)
+                return accounts_service.access_only(auth, accounts_service.shown(found[0]))
         _log_refusal(open_uow, account_id, client_address)
         raise Unauthenticated("invalid_client")
 
@@ -93,6 +82,22 @@ def _find(
         if hmac.compare_digest(bytes(credential.key_hash), presented)
     ]
     return (account, fitting[0]) if fitting else None
+
+
+def _note_use(
+    uow: UnitOfWork, account: User, credential: ServiceCredential, client_address: str | None
+) -> None:
+    if account.owner_of_record is None:
+        raise Invalid("service account has no owner of record")
+    repository.touch_credential(uow.session, credential.id)
+    security.record(
+        uow.session,
+        SecurityEventKind.CLIENT_ADMITTED,
+        actor_id=account.id,
+        subject_id=account.id,
+        client_address=client_address,
+        prefix=credential.prefix,
+    )
 
 
 def _log_refusal(

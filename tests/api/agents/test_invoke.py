@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import json
 from uuid import uuid4
 
 import pytest
 
+from app.agents import attachments
 from app.core.platform import Platform
 from tests.fakes.model_server import Call, ModelServer
 from tests.support.agents import ask, install_agent, register_model
@@ -229,6 +232,26 @@ def test_keys_come_from_secrets_and_go_nowhere_else(
         for table in ("agent_runs", "agent_events", "agent_messages", "llm_models"):
             rows = connection.exec_driver_sql(f"SELECT t::text FROM trellis.{table} t").scalars()
             assert not [row for row in rows if "canary" in row]
+
+
+@pytest.mark.usefixtures("stock")
+def test_files_of_a_message(platform: Platform, admin: ApiClient, model: ModelServer) -> None:
+    form = {"file": (io.BytesIO(b"bolt,3"), "moves.csv", "text/csv")}
+    sent = admin.request(
+        "POST", "/apps/stock/storage/upload", data=form, content_type="multipart/form-data"
+    )
+    file_id = sent.json["file_id"]
+    model.say("Three.")
+    ask(admin, "How many?", file_ids=[file_id])
+    assert "[file moves.csv]\\nbolt,3" in json.dumps(model.requests[0].body)
+    block = {"type": "file", "file_id": file_id, "name": "moves.csv", "content_type": "text/csv"}
+    with platform.uow() as uow:
+        (own,) = attachments.addresses(uow, "http://x/", "stock", [block, {"type": "text"}])
+    assert (own["name"], own["content_type"]) == ("moves.csv", "text/csv")
+    assert admin.http.get(own["url"].removeprefix("http://x")).data == b"bolt,3"
+    admin.delete(f"/apps/stock/storage/{file_id}")
+    with platform.uow() as uow:
+        assert attachments.addresses(uow, "http://x", "stock", [block]) == []
 
 
 # --- refusals before the stream --------------------------------------------------------------

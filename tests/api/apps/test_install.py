@@ -366,13 +366,21 @@ def test_turning_required_on_fills_the_default_and_nothing_else(admin):
     assert now["updated_at"] == row["updated_at"]
 
 
-def test_unique_index_comes_and_goes(admin):
+def test_unique_index_comes_and_goes(admin, platform):
     unique = {"columns": ["email"], "unique": True}
     admin.post("/apps", with_fields({"name": "email", "type": "text"}, indexes=[unique]))
     assert admin.post(CONTACTS, {"email": "a"}).status_code == 201
     assert error(admin.post(CONTACTS, {"email": "a"})) == (409, "duplicate value for email")
+    with platform.engine.begin() as connection:
+        connection.execute(text("CREATE INDEX by_hand ON crm.contacts (email)"))
+        connection.execute(text("ALTER TABLE crm.contacts ADD CONSTRAINT c CHECK (email <> 'z')"))
     admin.post("/apps", with_fields({"name": "email", "type": "text"}))
     assert admin.post(CONTACTS, {"email": "a"}).status_code == 201
+    assert admin.post(CONTACTS, {"email": "z"}).status_code == 400
+    with platform.engine.connect() as connection:
+        query = "SELECT indexname FROM pg_indexes WHERE schemaname = 'crm' ORDER BY 1"
+        left = connection.scalars(text(query)).all()
+    assert left == ["by_hand", "contacts_pkey", "ix_created_contacts"]
 
 
 @pytest.mark.parametrize("required", [False, True])

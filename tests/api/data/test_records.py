@@ -5,7 +5,7 @@ import uuid
 
 import pytest
 
-from tests.api.data.conftest import CODES, DRIVERS, VEHICLES
+from tests.api.data.conftest import ALL_TYPES, CODES, DRIVERS, VEHICLES
 from tests.support.api import error
 
 STAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{6})?Z")
@@ -67,7 +67,9 @@ def test_values_are_brought_to_the_type_of_their_field(fleet):
 
 def test_defaults_fill_missing_fields_but_not_null(fleet):
     assert make(fleet, VEHICLES, plate="a")["active"] is True
-    assert make(fleet, VEHICLES, plate="b", active=None)["active"] is None
+    optional = [f["name"] for f in ALL_TYPES["dataContract"][0]["fields"] if not f.get("required")]
+    nulls = make(fleet, VEHICLES, plate="b", **dict.fromkeys(optional))
+    assert [nulls[name] for name in optional] == [None] * len(optional)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,9 @@ import uuid
 import pytest
 from sqlalchemy import text
 
+from app.core.actor import Source
+from app.data import service as data_service
+from app.jobs import deliveries
 from tests.support.api import error
 
 MANIFEST = {
@@ -209,3 +212,37 @@ def test_hooks_go_with_the_app(fleet, queued):
     assert queued() == []
     assert uuid.UUID(made["id"])
     assert fleet.get(HOOKS).json == []
+
+
+def test_a_hook_that_fires_itself_ends_as_a_dead_letter(fleet, platform, queued):
+    hook(fleet)
+    fleet.post(TRIPS, {"km": 1})
+    (first,) = queued()
+    assert "_depth" not in first["payload"]
+    depths = []
+    for _ in range(30):
+        with platform.uow() as uow:
+            taken = deliveries.take(uow, platform.settings.jobs, app_id="fleet", most=9)
+        if not taken.assignments:
+            break
+        (assignment,) = taken.assignments
+        depths.append(assignment.actor.hook_depth)
+        # What the handler does: another row of the entity it is told about.
+        with platform.uow() as uow:
+            data_service.collection_op(
+                uow,
+                assignment.actor.via(Source.COLLECTION),
+                app_id="fleet",
+                op="insert",
+                entity="trips",
+                data={"km": 1},
+                options={},
+                unrestricted=False,
+            )
+            deliveries.complete(uow, assignment.delivery.msg_id)
+    assert depths == list(range(1, 17))
+    with platform.engine.connect() as connection:
+        rows = connection.execute(text("SELECT reason, payload FROM trellis.jobs_dead")).all()
+    assert [(reason, payload["_depth"]) for reason, payload in rows] == [
+        ("hook loop: 16 hooks in a row", 16)
+    ]

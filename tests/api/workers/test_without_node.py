@@ -25,6 +25,7 @@ def test_an_app_that_was_never_deployed_is_stopped(crm):
         "started_at": None,
         "restarts": 0,
         "last_error": None,
+        "sandbox": None,
     }
     assert crm.get("/workers").json == {"workers": {}}
     assert crm.post("/apps/crm/worker/stop").json == {"message": "worker 'crm' stopped"}

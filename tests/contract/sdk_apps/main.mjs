@@ -126,6 +126,9 @@ serve({
   async onJob(payload, caller, ctx) {
     if (payload === 'fail') throw new Error('no such task');
     if (payload === 'extend') await ctx.job.extend(300);
+    if (payload === 'later') throw new Retry({ delay: 90 });
+    if (payload === 'never') throw new Reject('no such customer');
+    if (payload === 'progress') await ctx.job.progress(0.5, 'half');
     const { id, readCt, enqueuedAt, source } = ctx.job;
     return { payload, user: caller && caller.userId, job: [id, readCt, enqueuedAt, source] };
   },

@@ -7,7 +7,7 @@ import sys
 import time
 from datetime import UTC, datetime
 
-from trellis_worker import App, WorkerError
+from trellis_worker import App, Reject, Retry, WorkerError
 
 app = App()
 state = {"started": 0, "kept": None}
@@ -232,6 +232,12 @@ def on_job(payload, caller, ctx):
         raise ValueError("no such task")
     if payload == "extend":
         ctx.job.extend(300)
+    if payload == "later":
+        raise Retry(delay=90)
+    if payload == "never":
+        raise Reject("no such customer")
+    if payload == "progress":
+        ctx.job.progress(0.5, "half")
     job = ctx.job
     return {
         "payload": payload,

@@ -2,13 +2,16 @@
 
 from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
+from psycopg2 import sql
 from sqlalchemy import create_engine, text
 from sqlalchemy.orm import Session
 
 from app.core.errors import Conflict
-from app.data import contract, live, sync
+from app.data import contract, ddl, live, sync
 from app.data.contract_rules import normalise
+from app.data.execution import run
 from app.data.shape import Node
+from app.data.values import CONVERTERS, Kind, input_text
 
 TYPES = [
     "text",
@@ -123,6 +126,76 @@ def test_a_then_b_is_the_same_as_a_fresh_b(database_url, before, after):
         assert _drift(session, second) == []
         session.rollback()
         assert session.scalar(text("SELECT to_regnamespace('probe')")) is None
+    engine.dispose()
+
+
+SAMPLES = {
+    Kind.TEXT: "a",
+    Kind.NUMBER: 1.5,
+    Kind.BOOLEAN: True,
+    Kind.DATE: "2026-02-03",
+    Kind.TIMESTAMP: "2026-02-03T08:15:00Z",
+    Kind.JSON: {"a": 1},
+    Kind.UUID: "5b2c6c1e-0b5a-4a53-9a0e-6a2f5a1f7c11",
+    Kind.TEXTS: ["a"],
+    Kind.NUMBERS: [1.5],
+}
+
+
+def put_row(session, entity):
+    """Insert a row that fills every field but links; tell whether there can be such a row."""
+    if any(f.target and f.required for f in entity.fields):
+        return False
+    values = {}
+    for one in entity.fields:
+        sample = SAMPLES[one.kind]
+        if one.enum:
+            sample = [one.enum[0]] if one.kind.is_array else one.enum[0]
+        if not one.target:
+            values[one.name] = ddl.literal(input_text(CONVERTERS[one.kind](sample)), one.kind)
+    columns = sql.SQL(", ").join([sql.Identifier(name) for name in ("created_at", *values)])
+    rows = sql.SQL(", ").join([sql.SQL("now()"), *values.values()])
+    statement = sql.SQL("INSERT INTO {} ({}) VALUES ({})")
+    run(session, statement.format(ddl.table("probe", entity.name), columns, rows))
+    return True
+
+
+def only_row(session, name):
+    """Return the one row of a table, every value as text."""
+    query = sql.SQL("SELECT row_to_json(t) FROM {} t").format(ddl.table("probe", name))
+    (row,) = run(session, query).scalars()
+    return row
+
+
+@given(before=contracts(), after=contracts())
+@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_rows_keep_what_both_versions_have(database_url, before, after):
+    engine = create_engine(database_url)
+    first, second = (
+        contract.load(normalise(Node({"dataContract": body}))) for body in (before, after)
+    )
+    with Session(engine) as session:
+        sync.apply(session, "probe", first)
+        filled = [name for name, entity in first.items() if put_row(session, entity)]
+        rows = {name: only_row(session, name) for name in filled}
+        logged = session.scalar(text("SELECT count(*) FROM trellis.audit_log"))
+        assert logged == len(filled)
+        try:
+            sync.apply(session, "probe", second)
+        except Conflict:
+            session.rollback()
+            reject()
+        assert session.scalar(text("SELECT count(*) FROM trellis.audit_log")) == logged
+        for name in filled:
+            now = only_row(session, name)
+            kept = {f.name for f in first[name].fields} | {"id", "created_at", "updated_at"}
+            if name in second:
+                kinds = {f.name: f.kind for f in second[name].fields}
+                kept = {"id", "created_at", "updated_at"} | {
+                    f.name for f in first[name].fields if kinds.get(f.name) is f.kind
+                }
+            assert {n: now[n] for n in kept} == {n: rows[name][n] for n in kept}
+        session.rollback()
     engine.dispose()
 
 

@@ -156,18 +156,28 @@ print(client.pid, shake.pid, flush=True)
 time.sleep(60)
 """
 
+# A child in the app's process group, and a daemon: in a session of its own, its parent gone.
+DAEMON = """
+import os, subprocess, sys
+from trellis_worker import serve
+child = subprocess.Popen(["sleep", "50"])
+read_end, write_end = os.pipe()
+if os.fork() == 0:
+    os.setsid()
+    daemon = os.fork()
+    if daemon == 0:
+        os.execvp("sleep", ["sleep", "51"])
+    os.write(write_end, str(daemon).encode())
+    os._exit(0)
+daemon = int(os.read(read_end, 20))
+serve(rpc={"pids": lambda: [os.getpid(), child.pid, daemon], "die": lambda: os._exit(3)})
+"""
+
 
 def test_killed_node_leaves_no_orphan(runtime_root: Path, tmp_path: Path) -> None:
     import hashlib
 
-    data = pack(
-        {
-            "worker.py": "import subprocess, sys\n"
-            "child = subprocess.Popen(['sleep', '50'])\n"
-            "print('child', child.pid, file=sys.stderr)\n"
-            "handlers = {}"
-        }
-    )
+    data = pack({"worker.py": DAEMON})
     (tmp_path / "node.tgz").write_bytes(data)
     digest = hashlib.sha256(data).hexdigest()
     with subprocess.Popen(
@@ -178,10 +188,33 @@ def test_killed_node_leaves_no_orphan(runtime_root: Path, tmp_path: Path) -> Non
     ) as node:
         assert node.stdout is not None
         runtime, app = map(int, node.stdout.readline().split())
-        children = [child.pid for child in psutil.Process(app).children()]
-        assert len(children) == 1
+        below = psutil.Process(runtime).children(recursive=True)
+        sleeping = [process.pid for process in below if process.name() == "sleep"]
         node.kill()
-    for pid in (runtime, app, *children):
+    assert len(sleeping) == 2
+    for pid in (runtime, app, *sleeping):
+        assert gone(pid), pid
+
+
+@pytest.mark.parametrize("forked", [True, False])
+def test_nothing_that_an_app_started_survives_it(rig: Rig, forked: bool) -> None:
+    """Whether it crashes, is stopped, or its runtime is killed."""
+    files = {"worker.py": DAEMON} | ({} if forked else {"requirements.txt": "# none"})
+    rig.start(files)
+    crashed = rig.rpc("pids")
+    assert rig.failure("die").kind is FailureKind.CRASHED
+    stopped = rig.rpc("pids")
+    assert all(gone(pid) for pid in crashed), crashed
+    rig.client.stop_app("crm").result(10)
+    assert all(gone(pid) for pid in stopped), stopped
+    rig.start(files)
+    killed = rig.rpc("pids")
+    assert not any(gone(pid, 0.2) for pid in killed)
+    assert rig.client.pid is not None
+    runtime = psutil.Process(rig.client.pid)
+    zygotes = runtime.children()
+    runtime.kill()
+    for pid in (*killed, *(zygote.pid for zygote in zygotes)):
         assert gone(pid), pid
 
 

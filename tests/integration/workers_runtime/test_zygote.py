@@ -68,7 +68,9 @@ def test_exit_codes_are_reported(rig: Rig) -> None:
     rig.start(APP)
     assert rig.failure("die").kind is FailureKind.CRASHED
     rig.wait_log("worker crashed (exit 2)", "system")
-    error = rig.client.ensure(rig.spec("import sys; sys.exit('no config')")).exception(20)
+    error = rig.client.ensure(rig.spec("import sys; sys.exit('no config')"), clear=True).exception(
+        20
+    )
     assert "exit code 1: no config" in str(error)
 
 

@@ -40,6 +40,8 @@ def test_defaults_are_typed(env):
         ("REDIS_URL", "http://h"),
         ("JWT_SECRET", "too short"),
         ("MASTER_KEY", "zz"),
+        ("MASTER_KEYS_PREVIOUS", f"{'0' * 64},zz"),
+        ("WORKER_SANDBOX_FLOOR", "high"),
         ("JOB_VISIBILITY_TIMEOUT", "soon"),
         ("JOB_VISIBILITY_TIMEOUT", "0"),
         ("JOB_MAX_DELIVERIES", "-1"),

@@ -31,3 +31,14 @@ def test_another_master_key_does_not_decrypt():
     nonce, sealed = Cipher(KEY).encrypt("crm", "K", "x")
     with pytest.raises(VaultError):
         Cipher("10" * 32).decrypt("crm", "K", nonce, sealed)
+
+
+def test_previous_keys_decrypt_but_do_not_encrypt():
+    old, new = Cipher(KEY), Cipher("10" * 32, [KEY])
+    row = old.encrypt("crm", "K", "x")
+    assert new.decrypt("crm", "K", *row, old.key_id) == new.decrypt("crm", "K", *row) == "x"
+    assert new.key_id == Cipher("10" * 32).key_id != old.key_id
+    with pytest.raises(VaultError):
+        old.decrypt("crm", "K", *new.encrypt("crm", "K", "x"))
+    with pytest.raises(VaultError):
+        new.decrypt("crm", "K", *row, new.key_id)

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from config.runtime import RuntimeSettings, load_runtime_settings, runtime_environment
-from workers_runtime.sandbox import process_environment
+from config.runtime import (
+    SANDBOX_FLOORS,
+    RuntimeSettings,
+    load_runtime_settings,
+    runtime_environment,
+)
+from workers_runtime.sandbox import LEVELS, process_environment
 
 
 def test_defaults_are_the_contracts() -> None:
@@ -30,6 +35,14 @@ def test_bad_numbers_name_the_variable(text: str) -> None:
 def test_whole_numbers() -> None:
     with pytest.raises(ValueError, match="WORKER_MEMORY_MB: must be a whole number from 1"):
         load_runtime_settings({"WORKER_MEMORY_MB": "1.5"})
+
+
+def test_the_floor_is_one_of_the_levels() -> None:
+    assert load_runtime_settings({"WORKER_SANDBOX_FLOOR": "strict"}).sandbox_floor == "strict"
+    assert tuple(reversed(LEVELS)) == SANDBOX_FLOORS
+    text = "WORKER_SANDBOX_FLOOR: must be one of none, basic, isolated, strict"
+    with pytest.raises(ValueError, match=text):
+        load_runtime_settings({"WORKER_SANDBOX_FLOOR": "high"})
 
 
 def test_runtime_gets_no_url_and_no_key() -> None:

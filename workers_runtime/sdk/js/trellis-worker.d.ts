@@ -62,6 +62,8 @@ declare global {
     cronId: string | null;
     /** Keep the job for so many seconds from now, 1-3600. */
     extend(seconds: number): Promise<void>;
+    /** Show how far the job is, 0-1, and in what. */
+    progress(fraction: number, note?: string): Promise<void>;
   }
 
   /** Belongs to one call: its operations reject with `CallOver` after the handler ended. */
@@ -118,6 +120,13 @@ declare global {
   function serve(handlers: Record<string, RpcHandler> | WorkerHandlers, hooks?: WorkerHooks): void;
 
   const log: WorkerLog;
+  /** Throw one in `onJob`: deliver the job again after `delay` seconds, or give it up at once. */
+  class Retry extends Error {
+    constructor(options?: { delay?: number });
+  }
+  class Reject extends Error {
+    constructor(reason: string);
+  }
   function emit(name: string, data?: unknown): void;
   /** Stores a file for the call that the calling code runs in; returns the file id. */
   function uploadFile(content: FileContent, name?: string, type?: string): Promise<string>;

@@ -61,6 +61,9 @@ function makeJob(ask, message) {
     extend: async (seconds) => {
       await ask('job_extend', { job_id: message.id, seconds });
     },
+    progress: async (progress, note = undefined) => {
+      await ask('job_progress', { job_id: message.id, progress, note });
+    },
   });
 }
 

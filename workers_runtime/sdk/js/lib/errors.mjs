@@ -24,6 +24,26 @@ export class CallOver extends HostError {
   }
 }
 
+/** Thrown by `onJob` to have the job delivered again after `delay` seconds, 0-86400. */
+export class Retry extends Error {
+  name = 'Retry';
+
+  constructor({ delay = 0 } = {}) {
+    super(`retry in ${delay} s`);
+    this.order = { retry: delay };
+  }
+}
+
+/** Thrown by `onJob` to give the job up at once; the dead letter shows the reason. */
+export class Reject extends Error {
+  name = 'Reject';
+
+  constructor(reason) {
+    super(reason);
+    this.order = { reject: String(reason) };
+  }
+}
+
 /** A value has no JSON form; `cause` says why. */
 export class NotSerialisable extends Error {
   name = 'NotSerialisable';

@@ -1,5 +1,6 @@
 /** Puts the author API in place. */
 
+import { Reject, Retry } from './errors.mjs';
 import { listen } from './input.mjs';
 import { emit, log, rerouteConsole } from './logging.mjs';
 import { RawStdout } from './output.mjs';
@@ -23,6 +24,8 @@ export function install() {
     },
     log,
     emit,
+    Retry,
+    Reject,
     uploadFile: (content, name, type) => worker.uploadFile(content, name, type),
   };
   for (const [name, value] of Object.entries(globals)) {

@@ -17,6 +17,7 @@ export const ANSWERS = new Set([
   'storage_upload_url',
   'job_enqueue_result',
   'job_extend_result',
+  'job_progress_result',
 ]);
 
 /** Time limit of an operation in ms; the host's `discover` may change it. */

@@ -3,7 +3,7 @@
 import { AsyncLocalStorage } from 'node:async_hooks';
 
 import { makeContext } from './context.mjs';
-import { NotSerialisable, TooLarge, errorDetail, errorText } from './errors.mjs';
+import { NotSerialisable, Reject, Retry, TooLarge, errorDetail, errorText } from './errors.mjs';
 import { readHandlers } from './handlers.mjs';
 import { writeLog } from './logging.mjs';
 import { ANSWERS, settle, timing } from './operations.mjs';
@@ -145,8 +145,13 @@ export class Worker {
     }
     const call = makeCall(message, message);
     const handle = async (ctx) => {
-      const result = await onJob(message.payload, call.caller, ctx);
-      return result === undefined ? { ok: true } : result;
+      try {
+        const result = await onJob(message.payload, call.caller, ctx);
+        return result === undefined ? { ok: true } : result;
+      } catch (thrown) {
+        if (thrown instanceof Retry || thrown instanceof Reject) return { $job: thrown.order };
+        throw thrown;
+      }
     };
     await this.#answer(answer, 'onJob', call, handle);
   }

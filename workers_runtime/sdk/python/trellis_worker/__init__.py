@@ -8,6 +8,8 @@ from trellis_worker.errors import (
     CallOver,
     HostError,
     HostTimeout,
+    Reject,
+    Retry,
     ToolError,
     WorkerError,
 )
@@ -18,6 +20,8 @@ __all__ = [
     "CallOver",
     "HostError",
     "HostTimeout",
+    "Reject",
+    "Retry",
     "ToolError",
     "WorkerError",
     "serve",

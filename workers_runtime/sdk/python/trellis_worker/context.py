@@ -313,6 +313,13 @@ class Job:
         message = {"type": "job_extend", "job_id": self.id, "seconds": seconds}
         return self._ctx._ask(message, lambda answer: answer.get("ok", True))
 
+    def progress(self, fraction: float, note: str | None = None) -> Any:  # Any: as extend
+        """Show how far the job is, 0-1, and in what."""
+        message = {"type": "job_progress", "job_id": self.id, "progress": fraction}
+        if note is not None:
+            message["note"] = note
+        return self._ctx._ask(message, lambda answer: answer.get("ok", True))
+
 
 class Logger:
     """``ctx.log``: ``%``-style messages to the app's log."""

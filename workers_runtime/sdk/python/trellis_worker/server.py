@@ -9,7 +9,7 @@ import time
 from functools import partial
 
 from trellis_worker.context import Context, Session
-from trellis_worker.errors import WorkerError
+from trellis_worker.errors import Reject, Retry, WorkerError
 from trellis_worker.pool import Pool
 from trellis_worker.values import Record
 
@@ -27,6 +27,29 @@ if TYPE_CHECKING:
     from trellis_worker.wire import Message, Wire
 
 SHUTDOWN_WAIT_S = 4.0
+
+
+class JobRun:
+    """A job handler whose ``Retry`` and ``Reject`` are answers, not failures."""
+
+    def __init__(self, handler: Handler) -> None:
+        self._handler = handler
+        self.is_async = handler.is_async
+
+    def __call__(self, *args: object) -> Any:  # Any: the handler's result, or an awaitable of it
+        """Run the handler."""
+        try:
+            result = self._handler(*args)
+        except (Retry, Reject) as exc:
+            return {"$job": exc.order}
+        return self._finish(result) if hasattr(result, "__await__") else result
+
+    @staticmethod
+    async def _finish(result: Any) -> Any:  # Any: an awaitable and its result
+        try:
+            return await result
+        except (Retry, Reject) as exc:
+            return {"$job": exc.order}
 
 
 class Server:
@@ -154,7 +177,8 @@ class Server:
             answer(None, None)
             return
         ctx = self._context(handler.is_async, message)
-        self._run(handler, (message.get("payload"), ctx._caller, ctx), ctx, "job", answer)
+        work = JobRun(handler)
+        self._run(work, (message.get("payload"), ctx._caller, ctx), ctx, "job", answer)
 
     def _agent(self, message: Message) -> None:
         from trellis_worker.agent import AgentRun
@@ -179,7 +203,7 @@ class Server:
 
     def _run(
         self,
-        handler: Handler | AgentRun,
+        handler: Handler | AgentRun | JobRun,
         args: tuple[object, ...],
         ctx: BaseContext,
         where: str,
@@ -203,7 +227,7 @@ class Server:
 
     def _run_sync(
         self,
-        handler: Handler | AgentRun,
+        handler: Handler | AgentRun | JobRun,
         args: tuple[object, ...],
         ctx: BaseContext,
         where: str,
@@ -220,7 +244,7 @@ class Server:
 
     async def _run_async(
         self,
-        handler: Handler | AgentRun,
+        handler: Handler | AgentRun | JobRun,
         args: tuple[object, ...],
         ctx: BaseContext,
         where: str,

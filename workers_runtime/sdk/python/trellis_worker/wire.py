@@ -29,6 +29,7 @@ ANSWER_TYPES = frozenset(
         "storage_upload_url",
         "job_enqueue_result",
         "job_extend_result",
+        "job_progress_result",
         "agent_tool_result",
     }
 )
