@@ -21,6 +21,7 @@ from app.auth.oidc import routes as oidc_routes
 from app.auth.service_accounts import routes as service_accounts_routes
 from app.core.platform import Platform
 from app.crons import routes as crons_routes
+from app.data import browser_routes
 from app.data import routes as data_routes
 from app.files import routes as files_routes
 from app.files import storage_routes
@@ -77,6 +78,7 @@ def _register_slices(app: Flask, api: Api) -> None:
     api.register_blueprint(apps_routes.blp)
     api.register_blueprint(share_routes.blp)
     api.register_blueprint(data_routes.blp)
+    api.register_blueprint(browser_routes.blp)
     api.register_blueprint(files_routes.blp)
     api.register_blueprint(storage_routes.blp)
     api.register_blueprint(audit_routes.blp)
