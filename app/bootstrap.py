@@ -32,6 +32,7 @@ from app.crons.events import CronCreated, CronDeleted
 from app.data.events import WatchedRecordsChanged
 from app.hooks import service as hooks_service
 from app.hooks import webhooks
+from app.integrations import service as integrations_service
 from app.jobs import service as jobs_service
 from app.jobs.turns import TurnPublisher, Turns
 from app.rbac import service as rbac_service
@@ -106,6 +107,8 @@ def subscriptions(cipher: Cipher) -> Subscriptions:
     listed.add(CronCreated, agents_service.cron_created)
     listed.add(CronDeleted, agents_service.cron_deleted)
     listed.add(AgentRegistered, hooks_service.delegate_again)
+    listed.add(AppUninstalled, integrations_service.forget_app)
+    listed.add(UserDeleting, integrations_service.forget_user)
     listed.add(AgentRegistered, webhooks.delegate_again)
     return listed
 

@@ -10,7 +10,7 @@ from flask_cors import CORS
 from flask_jwt_extended import JWTManager
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from app.agents import llm_routes
+from app.agents import llm_routes, mcp_routes
 from app.agents import routes as agents_routes
 from app.apps import routes as apps_routes
 from app.apps import share_routes
@@ -30,6 +30,8 @@ from app.hooks import webhook_routes
 from app.http import errors, health
 from app.http.api import Api, make_api
 from app.http.views import ACTOR_LOADER, ACTOR_RECALLER, PLATFORM
+from app.integrations import connection_routes
+from app.integrations import routes as integrations_routes
 from app.jobs import routes as jobs_routes
 from app.rbac import routes as rbac_routes
 from app.rbac import service as rbac_service
@@ -89,7 +91,10 @@ def _register_slices(app: Flask, api: Api) -> None:
     api.register_blueprint(secrets_routes.blp)
     api.register_blueprint(workers_routes.blp)
     api.register_blueprint(agents_routes.blp)
+    api.register_blueprint(mcp_routes.blp)
     api.register_blueprint(llm_routes.blp)
+    api.register_blueprint(integrations_routes.blp)
+    api.register_blueprint(connection_routes.blp)
     app.extensions[ACTOR_LOADER] = rbac_service.load_actor
     app.extensions[ACTOR_RECALLER] = rbac_service.recall
 

@@ -13,6 +13,7 @@ from app.crons import models as crons_models
 from app.data import models as data_models
 from app.files import models as files_models
 from app.hooks import models as hooks_models
+from app.integrations import models as integrations_models
 from app.jobs import models as jobs_models
 from app.rbac import models as rbac_models
 from app.workers import models as workers_models
@@ -27,6 +28,7 @@ __all__ = [
     "data_models",
     "files_models",
     "hooks_models",
+    "integrations_models",
     "jobs_models",
     "rbac_models",
     "security_models",

@@ -433,6 +433,12 @@ class AgentSettings:
         timedelta(seconds=300),
         "Seconds one call of a model may take, unless the model's own configuration says otherwise.",
     )
+    mcp_stdio: bool = setting(
+        "MCP_STDIO",
+        OnOff(),
+        True,
+        "Whether MCP servers may be programs that nodes start; their managers choose the command.",
+    )
     runs_per_node: int = setting(
         "AGENT_RUNS_PER_NODE",
         positive(),
@@ -450,6 +456,12 @@ class HTTPSettings:
         ma.Url(require_tld=False, schemes={"http", "https"}),
         "http://localhost:9100",
         "External base URL of the platform.",
+    )
+    oauth_callback_url: str = setting(
+        "OAUTH_CALLBACK_URL",
+        ma.Url(require_tld=False, schemes={"http", "https"}),
+        "",
+        "Where services send browsers back to after a login of an integration; `PUBLIC_URL` plus `/api/v1/integrations/auth/callback` when not given.",
     )
     cors_origins: tuple[str, ...] = setting(
         "CORS_ORIGINS", CommaList(), (), "Further allowed origins, comma-separated."

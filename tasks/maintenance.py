@@ -21,6 +21,7 @@ from app.hooks import webhooks
 from app.jobs import service as jobs_service
 from app.jobs.messages import TakeTurn
 from app.jobs.turns import Turns
+from app.workers import service as workers_service
 from config.settings import JobSettings
 from tasks.base import task
 
@@ -28,7 +29,7 @@ log = structlog.get_logger(__name__)
 
 STALE_AFTER_S: Final = 2.0
 HOUR_S: Final = 3600.0
-AGENT_SWEEP_S: Final = 30.0
+AGENT_SWEEP_BEATS: Final = 3
 
 Duties = list[tuple[float, Callable[[], None]]]
 
@@ -59,7 +60,7 @@ def duties(platform: Platform, put: Callable[[Message], None]) -> Duties:
         (platform.settings.jobs.sweep_interval.total_seconds(), jobs),
         (1.0, crons),
         (HOUR_S, history),
-        (AGENT_SWEEP_S, agents),
+        (AGENT_SWEEP_BEATS * platform.settings.agents.heartbeat.total_seconds(), agents),
     ]
 
 
@@ -98,6 +99,7 @@ def sweep_crons(platform: Platform, put: Callable[[Message], None]) -> None:
 PRUNERS: tuple[Callable[[UnitOfWork, JobSettings], int], ...] = (
     jobs_service.prune,
     crons_service.prune,
+    workers_service.prune,
     webhooks.prune,
     files_service.prune,
 )

@@ -54,6 +54,7 @@ log = structlog.get_logger(__name__)
 
 ACCEPT_THREADS: Final = 8
 OPERATION_THREADS: Final = 16
+ACTION_THREADS: Final = 8
 CONTROL_THREADS: Final = 4
 STOP_TIMEOUT_S: Final = 15.0
 RUNTIME_TIMEOUT_S: Final = 75.0
@@ -84,6 +85,7 @@ class Node:
         self._tokens: dict[tuple[UUID, str, str], tuple[str, float]] = {}
         self._accepting = ThreadPoolExecutor(ACCEPT_THREADS, thread_name_prefix="accept")
         self._operations = ThreadPoolExecutor(OPERATION_THREADS, thread_name_prefix="operation")
+        self._actions = ThreadPoolExecutor(ACTION_THREADS, thread_name_prefix="self-action")
         self._control = ThreadPoolExecutor(CONTROL_THREADS, thread_name_prefix="node-control")
         self.client = self._make_client(folder)
         self.homes = Homes(platform, self.client, self.catalog, name)
@@ -134,6 +136,7 @@ class Node:
         self._accepting.shutdown(wait=False, cancel_futures=True)
         self._control.shutdown(wait=False, cancel_futures=True)
         self._operations.shutdown(wait=False, cancel_futures=True)
+        self._actions.shutdown(wait=False, cancel_futures=True)
         self.sql.close()
         self.outgoing.stop()
         log.info("node_stopped", node=self.node)
@@ -273,8 +276,9 @@ class Node:
         if found.conversation is not None and operation.message.get("type") in AGENT_OPERATIONS:
             found.conversation.on_message(operation.message, reply)
             return
+        slow = operation.message.get("type") == operations.SLOW
         try:
-            self._operations.submit(
+            (self._actions if slow else self._operations).submit(
                 lambda: operations.perform(self, found, operation.message, reply)
             )
         except RuntimeError:

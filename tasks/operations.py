@@ -10,26 +10,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+from uuid import uuid4
 
 import structlog
 from marshmallow import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
+from app.apps import service as apps_service
 from app.core.actor import Actor, Source
-from app.core.errors import AppError, Forbidden, Invalid
+from app.core.errors import AppError, Failed, Forbidden, Invalid, NotFound
 from app.data import service as data_service
 from app.files import service as files_service
 from app.http.errors import translate_database_error
+from app.integrations import service as integrations_service
 from app.jobs import service as jobs_service
 from tasks.calls import OpenCall
 from workers_runtime.client import Reply
-from workers_runtime.protocol import CallKind, JSONObject
+from workers_runtime.protocol import JSON, CallKind, JSONObject
 
 if TYPE_CHECKING:
     from tasks.node import Node
 
 log = structlog.get_logger(__name__)
+
+ANSWER_MARGIN_S: Final = 5.0
 
 Operation = Callable[["Node", OpenCall, JSONObject], JSONObject]
 
@@ -125,6 +130,61 @@ def _job_progress(node: Node, call: OpenCall, message: JSONObject) -> JSONObject
     return {"ok": True}
 
 
+def _self_action(node: Node, call: OpenCall, message: JSONObject) -> JSONObject:
+    actor = _user(call, "self_action requires an authenticated caller")
+    given = message.get("params")
+    params = given if isinstance(given, dict) else {}
+    match message.get("action"):
+        case "triggerAction":
+            return {"result": _trigger_action(node, call, actor, params)}
+        case "call_integration":
+            return {"result": _call_integration(node, call, actor, params)}
+        case "syncConnectedUsers":
+            return {
+                "result": integrations_service.sync_connected_users(
+                    node.platform,
+                    actor,
+                    integration_id=call.app_id,
+                    action_id=_text(params, "actionName"),
+                    host=node,
+                )
+            }
+    raise Invalid(f"unsupported action: {message.get('action')}")
+
+
+def _trigger_action(node: Node, call: OpenCall, actor: Actor, params: JSONObject) -> JSON:
+    name = _text(params, "actionName")
+    with node.platform.uow.reading() as session:
+        actions = apps_service.manifest_of(session, call.app_id).get("actions") or ()
+    if all(action["id"] != name for action in actions):
+        raise NotFound(f"action '{name}' not found in app '{call.app_id}'")
+    actor.require(f"app:{call.app_id}:action:{name}")
+    sent: JSONObject = {"id": uuid4().hex, "method": name, "params": params.get("input") or {}}
+    limit_s = node.platform.settings.workers.rpc_timeout.total_seconds()
+    outcome = node.call(call.app_id, CallKind.RPC, sent, actor=actor, lifetime_s=limit_s).result(
+        limit_s + ANSWER_MARGIN_S
+    )
+    if not outcome.ok:
+        raise Failed(outcome.error)
+    return outcome.value
+
+
+def _call_integration(node: Node, call: OpenCall, actor: Actor, params: JSONObject) -> JSON:
+    as_user = params.get("asUser")
+    if as_user is not None and as_user != str(actor.user_id):
+        raise Forbidden("acting for another principal is not allowed")
+    return integrations_service.execute_action(
+        node.platform,
+        actor,
+        integration_id=_text(params, "integrationId"),
+        action_id=_text(params, "action"),
+        given=params.get("input") or {},
+        app_id=call.app_id,
+        must_be_bound=True,
+        host=node,
+    )
+
+
 def _storage_upload(node: Node, call: OpenCall, message: JSONObject) -> JSONObject:
     size = message.get("size") or 0
     if isinstance(size, bool) or not isinstance(size, int) or size < 0:
@@ -176,7 +236,11 @@ def _sql_rollback(node: Node, call: OpenCall, message: JSONObject) -> JSONObject
     return node.sql.rollback(call, message)
 
 
+SLOW: Final = "self_action"
+"""The operation that waits for other app processes; it has threads of its own."""
+
 OPERATIONS: Mapping[str, Operation] = {
+    SLOW: _self_action,
     "collection_op": _collection_op,
     "job_enqueue": _job_enqueue,
     "job_extend": _job_extend,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from celery import Celery
 
-from tasks import agents, auth, base, crons, jobs, maintenance, rpc, workers
+from tasks import agents, auth, base, crons, jobs, maintenance, mcp, rpc, workers
 
-MODULES = (agents, auth, crons, jobs, maintenance, rpc, workers)
+MODULES = (agents, auth, crons, jobs, maintenance, mcp, rpc, workers)
 """Importing a module declares its tasks."""
 
 

@@ -15,11 +15,13 @@ from sqlalchemy.orm import Session
 
 from app.apps import service as apps_service
 from app.core.actor import ANONYMOUS, Actor
+from app.core.crypto import VaultError
 from app.core.errors import NotFound, missing_permission
 from app.core.permissions import Permissions
 from app.core.platform import Platform
 from app.core.replies import Reply
 from app.http.authentication import INVALID
+from app.integrations import service as integrations_service
 from app.rbac import service as rbac_service
 from app.workers.host import CallOutcome, OutcomeKind
 from app.workers.messages import CallRPC
@@ -33,6 +35,8 @@ log = structlog.get_logger(__name__)
 NO_DATABASE = "database not available"
 
 Actors = dict[tuple[str, str, str], Actor | None]
+Refusal = tuple[str, str]  # kind and text of an answer
+Asked = tuple[Call, Actor | None, Refusal | None]
 
 
 @task(CallRPC, direct=True)
@@ -52,32 +56,56 @@ def call(
 
 def _serve(platform: Platform, node: Node, app_id: str, reply_to: str, entries: list[Call]) -> None:
     try:
-        actors, missing = _look_up(platform, node, app_id, entries)
+        asked = _look_up(platform, node, app_id, entries)
     except SQLAlchemyError as exc:
         log.warning("calls_refused", app_id=app_id, reason=type(exc).__name__)
         for entry in entries:
             _answer(node, reply_to, entry.question, OutcomeKind.NOT_READY, NO_DATABASE)
         return
-    for entry in entries:
-        actor = actors[_identity(entry)]
-        refusal = _refusal(entry.key, actor) or ((NO_APP, missing) if missing else None)
+    for entry, actor, refusal in asked:
         if refusal is None:
             _hand_over(node, app_id, reply_to, entry, actor)
         else:
             _answer(node, reply_to, entry.question, *refusal)
 
 
-def _look_up(
-    platform: Platform, node: Node, app_id: str, entries: list[Call]
-) -> tuple[Actors, str]:
-    """Read the callers' rights and what is wanted of the app; with the error if there is none."""
+def _look_up(platform: Platform, node: Node, app_id: str, entries: list[Call]) -> list[Asked]:
+    """Read the callers' rights and what is wanted of the app."""
     with platform.uow.reading() as session:
         actors = _actors(session, entries)
         try:
             node.catalog.read(session, app_id)
+            missing = ""
         except NotFound as exc:
-            return actors, exc.message
-    return actors, ""
+            missing = exc.message
+        return [
+            _asked(platform, session, app_id, entry, actors[_identity(entry)], missing=missing)
+            for entry in entries
+        ]
+
+
+def _asked(
+    platform: Platform,
+    session: Session,
+    app_id: str,
+    entry: Call,
+    actor: Actor | None,
+    *,
+    missing: str,
+) -> Asked:
+    """Return a call as its process gets it, whose rights it has, and why it may not be made."""
+    refusal = _refusal(entry.key, actor) or ((NO_APP, missing) if missing else None)
+    if refusal is not None or not integrations_service.is_hook(entry.method):
+        return entry, actor, refusal
+    try:
+        params = integrations_service.fill_call(
+            session, platform.cipher, app_id=app_id, method=entry.method, params=entry.params
+        )
+    except NotFound as exc:
+        return entry, actor, (NO_APP, exc.message)
+    except VaultError as exc:
+        return entry, actor, (OutcomeKind.ERROR.value, str(exc))
+    return replace(entry, params=params), actor, None
 
 
 def _actors(session: Session, entries: list[Call]) -> Actors:
@@ -102,12 +130,13 @@ def _actor(session: Session, entry: Call) -> Actor | None:
     return rbac_service.load_actor(session, UUID(entry.user_id))
 
 
-def _refusal(key: str, actor: Actor | None) -> tuple[str, str] | None:
+def _refusal(key: str, actor: Actor | None) -> Refusal | None:
     """Return kind and text of the answer to a caller who may not call the app."""
     if actor is None:
         return NO_ACCOUNT, INVALID
-    allowed = key == NO_KEY or actor.can(key)
-    return None if allowed else (NO_PERMISSION, missing_permission(key).message)
+    if key == NO_KEY or actor.can(key):
+        return None
+    return NO_PERMISSION, missing_permission(key).message
 
 
 def _limited(actor: Actor | None, app_scope: str) -> Actor | None:
@@ -122,9 +151,7 @@ def _limited(actor: Actor | None, app_scope: str) -> Actor | None:
 def _hand_over(node: Node, app_id: str, reply_to: str, entry: Call, actor: Actor | None) -> None:
     def answer(done: Future[CallOutcome]) -> None:
         outcome = done.result()
-        node.outgoing.answer(
-            reply_to, entry.question, lambda: _reply(node, entry.question, outcome)
-        )
+        node.outgoing.answer(reply_to, entry.question, lambda: _reply(node, app_id, entry, outcome))
 
     message = {"method": entry.method, "params": entry.params}
     lifetime_s = max(0.0, entry.deadline - time.time())
@@ -138,9 +165,12 @@ def _answer(node: Node, reply_to: str, question: str, kind: str, text: str) -> N
     node.outgoing.answer(reply_to, question, lambda: reply)
 
 
-def _reply(node: Node, question: str, outcome: CallOutcome) -> Reply:
+def _reply(node: Node, app_id: str, entry: Call, outcome: CallOutcome) -> Reply:
     body = b""
     if outcome.ok:
-        text = json.dumps(outcome.value, separators=(",", ":"), ensure_ascii=False)
+        value = integrations_service.seal_answer(
+            node.platform.cipher, app_id=app_id, method=entry.method, value=outcome.value
+        )
+        text = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
         body = text.encode("utf-8", "replace")
-    return Reply(question, node.identity, outcome.kind.value, outcome.error, body)
+    return Reply(entry.question, node.identity, outcome.kind.value, outcome.error, body)

@@ -46,7 +46,7 @@ def activate(
         return activation.activate(platform, node, UUID(deployment_id))
 
     try:
-        _answered(node, reply_to, question, work)
+        answered(node, reply_to, question, work)
     except activation.Busy as exc:
         if time.time() < give_up_at:
             message = ActivateDeployment(deployment_id, question, reply_to, give_up_at)
@@ -68,10 +68,10 @@ def start(platform: Platform, app_id: str, question: str, reply_to: str) -> None
         node.start_app(app_id)
         platform.publisher.publish([ControlWorkers(REFRESH, [app_id])])
 
-    _answered(node, reply_to, question, work)
+    answered(node, reply_to, question, work)
 
 
-def _answered(
+def answered(
     node: Node,
     reply_to: str,
     question: str,

@@ -79,7 +79,8 @@ async def _serve(arguments: argparse.Namespace, settings: RuntimeSettings) -> No
     for signum in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, runtime.kill)
     server = await listen(arguments.socket, runtime.control)
-    background = [loop.create_task(runtime.warm_up()), loop.create_task(runtime.watch_idle())]
+    work = (runtime.warm_up(), runtime.watch_idle(), runtime.tidy())
+    background = [loop.create_task(duty) for duty in work]
     log.info("runtime_listening", extra={"sandbox": sandbox.report()})
     try:
         await runtime.ended.wait()

@@ -6,16 +6,12 @@ import hashlib
 import os
 import shutil
 import tempfile
-import time
 from pathlib import Path
 
 from workers_runtime.archive import ArchiveError, unpack_archive
 from workers_runtime.places import Places
 from workers_runtime.protocol import FailureKind, WorkerFailure
 from workers_runtime.sandbox import Identity
-
-KEPT_PER_APP = 3
-UNUSED_AFTER_S = 3600.0
 
 
 class Bundles:
@@ -49,7 +45,6 @@ class Bundles:
             self._publish(staging, target)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
-        self._prune(parent, target)
         return target
 
     @staticmethod
@@ -76,15 +71,3 @@ class Bundles:
             # Another runtime with the same state directory was faster.
             if not target.is_dir():
                 raise
-
-    @staticmethod
-    def _prune(parent: Path, current: Path) -> None:
-        """Keep the newest bundles; a folder in use for a while was touched at its last start."""
-        others = sorted(
-            (p for p in parent.iterdir() if p != current and not p.name.startswith(".")),
-            key=lambda p: p.stat().st_mtime,
-            reverse=True,
-        )
-        for folder in others[KEPT_PER_APP - 1 :]:
-            if time.time() - folder.stat().st_mtime > UNUSED_AFTER_S:
-                shutil.rmtree(folder, ignore_errors=True)

@@ -280,9 +280,8 @@ class Conversation(ABC):
 
     def _handle_agent(self, kind: str, message: JSONObject) -> None:
         if kind in AGENT_OPERATIONS:
-            call = self._calls.find(CallKind.AGENT, message.get("invoke_id"))
-            if call is not None:
-                self._operation(call, message)
+            # A run that is over drops its messages; who waits for a tool is told so.
+            self._operation(self._calls.find(CallKind.AGENT, message.get("invoke_id")), message)
         elif kind == "agent_done":
             result = {"response": message.get("response"), "tokens": message.get("tokens")}
             self._finish(CallKind.AGENT, message.get("invoke_id"), {"result": result})

@@ -67,6 +67,7 @@ class Environments:
             InterpreterError: worker users cannot run Python here.
         """
         self._settings = settings
+        self._places = places
         self._path = env.get("PATH") or os.defpath
         installer = identities.installer if identities else None
         self._python = python_for_workers(places, sandbox, installer)
@@ -87,6 +88,15 @@ class Environments:
     def python(self) -> Path:
         """The interpreter of app processes."""
         return self._python
+
+    @property
+    def shared(self) -> set[Path]:
+        """Folders that every app uses: copies of the SDK and perhaps of the interpreter."""
+        return {self._sdk, self._js_sdk, self._python.parent.parent} & self._places_of_copies()
+
+    def _places_of_copies(self) -> set[Path]:
+        folders = (self._places.sdk, self._places.python)
+        return {entry for folder in folders for entry in folder.iterdir()}
 
     @property
     def has_javascript(self) -> bool:

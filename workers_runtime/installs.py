@@ -119,6 +119,7 @@ class Installer:
             if not (target / COMPLETE).exists():
                 step = partial(self._npm_install, argv)
                 await self._install(target, bundle, identity, step)
+        os.utime(target)
         link = bundle / "node_modules"
         if not link.exists() and (target / "node_modules").is_dir():
             link.symlink_to(target / "node_modules")

@@ -45,6 +45,7 @@ class AppProcess(Conversation):
         self.started_at = 0.0
         self.stopping = False
         self.exited = asyncio.Event()
+        self.reads: tuple[Path, ...] = ()
         self._folder = private_folder
         self._stderr: deque[str] = deque(maxlen=STDERR_LINES)
         self._error = ""
@@ -71,6 +72,7 @@ class AppProcess(Conversation):
             OSError: it could not be started.
             subprocess.SubprocessError: the sandbox could not be set up.
         """
+        self.reads = command.reads
         private = {"HOME": str(self._folder / "home"), "TMPDIR": str(self._folder / "tmp")}
         try:
             launched = await launcher.launch(

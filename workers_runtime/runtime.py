@@ -52,6 +52,7 @@ from workers_runtime.protocol import (
     JSONObject,
     WorkerFailure,
 )
+from workers_runtime.pruning import INTERVAL_S, prune
 from workers_runtime.sandbox import Identities, Identity, Sandbox
 from workers_runtime.worker import Worker
 
@@ -302,6 +303,14 @@ class Runtime:
                 app.stop_idle(self.settings.idle_timeout_s)
             self._forget_ended()
             reap_orphans(self.sandbox.started)
+
+    async def tidy(self) -> None:
+        """Remove what no process needs any more from the disk, for ever."""
+        while True:
+            used = {path for w in self._workers() if w.process for path in w.process.reads}
+            used |= self._environments.shared
+            await asyncio.to_thread(prune, self.places, used)
+            await asyncio.sleep(INTERVAL_S)
 
     def _forget_ended(self) -> None:
         """Drop operations whose call ended before the node answered."""

@@ -30,6 +30,8 @@ INSTALL_MEMORY = 4 * 1024 * 1024 * 1024
 SECRET_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 LINUX = sys.platform == "linux"
 SCOPES_SINCE = 6
+# The kernel counts per user, threads too; a user that is shared has all of the node's.
+OWN_PROCESSES, SHARED_PROCESSES = 512, 8192
 
 LEVELS: Mapping[str, tuple[set[str], ...]] = {
     "strict": ({"uid", "seccomp", "landlock"}, {"seccomp", "landlock", "signal-scope"}),
@@ -143,8 +145,7 @@ class Sandbox:
             reach: its files; None = it is a program we trust and that only shows a version.
         """
         terms = self._terms(reach, self._seccomp)
-        # Counted per user, so it is only fair where each app has its own.
-        terms["processes"] = 0 if identity is None else 512
+        terms["processes"] = OWN_PROCESSES if identity is not None else SHARED_PROCESSES
         return terms
 
     def _terms(self, reach: Reach | None, seccomp: str) -> Terms:

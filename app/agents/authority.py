@@ -6,17 +6,20 @@ Source: REST contract part 40, section 1.3; part 10, section 7.6.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from uuid import UUID, uuid5
 
 from sqlalchemy.orm import Session
 
 from app.agents.control import RunFailed
 from app.agents.runs import Run
+from app.agents.tools.base import Tool
 from app.core.actor import Actor, Kind, Source
+from app.core.errors import missing_permission
+from app.core.ids import agent_user_id
 from app.core.permissions import Permissions
 from app.rbac import service as rbac_service
 
-NAMESPACE = UUID("ee65718e-cd0a-404f-b66e-3c8b59632c8f")
+__all__ = ["DISABLED", "Authority", "agent_email", "agent_user_id", "own_app_only", "resolve"]
+
 DISABLED = "the invoking user is disabled"
 
 
@@ -35,6 +38,15 @@ class Authority:
     agent: Permissions
     invoker: Actor
     hook_depth: int = 0
+
+    def may_use(self, tool: Tool) -> bool:
+        """Tell whether the agent, and for foreign tools the invoker too, may use a tool at all."""
+        return self.agent.match(tool.key) and (not tool.foreign or self.scope.match(tool.key))
+
+    def require(self, tool: Tool) -> None:
+        """Raise ``Forbidden`` unless a tool may be used at all."""
+        if not self.may_use(tool):
+            raise missing_permission(tool.key)
 
     def actor(self, app_id: str) -> Actor:
         """Return who touches data: the agent, on the invoker's authority."""
@@ -59,11 +71,6 @@ class Authority:
             delegator_id=self.invoker.user_id,
             hook_depth=self.hook_depth,
         )
-
-
-def agent_user_id(app_id: str) -> UUID:
-    """Return the id of an agent's principal; the same for ever."""
-    return uuid5(NAMESPACE, f"agent:{app_id}")
 
 
 def agent_email(app_id: str) -> str:

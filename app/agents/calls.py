@@ -19,10 +19,12 @@ from sqlalchemy.exc import SQLAlchemyError
 from app.agents import run_repository as repository
 from app.agents import supervision, transcript
 from app.agents.active import ActiveRun
+from app.agents.control import Cancelled, Yielding
 from app.agents.models import AgentApproval, AgentToolCall
+from app.agents.runs import NotHolding
 from app.agents.tools.base import InvokeAgent, Tool
 from app.core.clock import utc_now
-from app.core.errors import AppError, missing_permission
+from app.core.errors import AppError
 from app.core.uow import UnitOfWork
 
 log = structlog.get_logger(__name__)
@@ -32,6 +34,7 @@ JSONObject = dict[str, Any]  # Any: JSON values
 NOT_JSON = "tool arguments are not valid JSON"
 REJECTED = "rejected by a user"
 EXPIRED = "approval expired"
+BROKEN = "tool failed: internal error"
 
 
 class Waiting(Exception):
@@ -172,14 +175,16 @@ def _problem(
     if asked.given is None:
         return NOT_JSON
     try:
-        if not active.authority.agent.match(tool.key):
-            raise missing_permission(tool.key)
+        active.authority.require(tool)
         arguments = tool.validate(asked.given)
         tool.check(active.context(invoke_agent(asked.call_id)), arguments)
     except AppError as exc:
         return exc.message
     except SQLAlchemyError:
         return "database not available"
+    except Exception:
+        log.exception("tool_check_crashed", tool=asked.tool_name)
+        return BROKEN
     return None
 
 
@@ -291,6 +296,12 @@ def _run(
     except SQLAlchemyError as exc:
         log.warning("tool_failed", tool=tool.name, reason=type(exc).__name__)
         return Result(error="tool failed: database not available")
+    except (Waiting, Cancelled, Yielding, NotHolding):
+        raise
+    except Exception:
+        # A failed call never ends the run, not even one that fails by a bug or a broken schema.
+        log.exception("tool_crashed", tool=tool.name)
+        return Result(error=BROKEN)
 
 
 def _finish(active: ActiveRun, asked: Asked, result: Result, duration_ms: int) -> Result:

@@ -186,6 +186,9 @@ class Keeper:
                 self._look(controls, beat=beat)
             except SQLAlchemyError as exc:
                 log.warning("agent_heartbeat_failed", reason=type(exc).__name__)
+            except Exception:
+                # Without this thread every run of the process would count as lost.
+                log.exception("agent_heartbeat_failed")
             time.sleep(POLL_S)
 
     def _look(self, controls: list[Control], *, beat: bool) -> None:

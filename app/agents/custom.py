@@ -16,7 +16,7 @@ from app.agents import attachments, calls, memory, runs, transcript
 from app.agents import run_repository as repository
 from app.agents.active import ActiveRun
 from app.agents.calls import Asked, Waiting
-from app.agents.control import Cancelled, RunFailed
+from app.agents.control import RunFailed
 from app.agents.memory import Remembered
 from app.agents.tools.base import InvokeAgent
 from app.workers.service import CallOutcome, Conversation, OutcomeKind, WorkerHost
@@ -84,7 +84,8 @@ class CustomHandler:
         )
         try:
             self._listen(future)
-        except (Cancelled, RunFailed, runs.NotHolding):
+        except Exception:
+            # Whatever ended our part: the process must not go on for nobody.
             self._host.end_call(conversation.token, runs.CANCELLED)
             raise
         self._conclude(future.result())
@@ -155,7 +156,7 @@ class CustomHandler:
         asked = Asked(
             uuid4(),
             transcript.clean(str(message.get("tool_name", ""))),
-            transcript.clean(given) if isinstance(given, dict) else None,
+            transcript.cleaned_object(given),
             str(message.get("call_id", "")),
         )
         with self._active.platform.uow() as uow:

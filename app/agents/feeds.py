@@ -8,17 +8,17 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
 import structlog
-from redis import Redis
 from redis.exceptions import RedisError
+from sqlalchemy.exc import SQLAlchemyError
 
 from app.agents import run_repository, runs, streams
+from app.core.live import Inbox, Row, StreamReader, reader_client
 from app.core.platform import Platform
 from app.http import sse
 
@@ -26,7 +26,6 @@ log = structlog.get_logger(__name__)
 
 PING = ": ping\n\n"
 BLOCK_MS = 1000
-COUNT = 500
 RETRY_S = 0.5
 LOOK_S = 10.0
 FLEET_BACKLOG = 512
@@ -46,117 +45,31 @@ class Entry:
         return f"id: {self.seq}\nevent: {self.kind}\ndata: {self.data}\n\n"
 
 
-class Inbox:
-    """What waits for one client.
+class _Ends:
+    """Knows which of the followed runs have ended, asking Postgres for all of them at once."""
 
-    Args:
-        size: entries kept at most; when more come in, all are dropped.
-    """
-
-    def __init__(self, size: int | None = None) -> None:
-        self._items: deque[Any] = deque()
-        self._size = size
-        self._overflow = False
+    def __init__(self, platform: Platform, reader: StreamReader[Entry]) -> None:
+        self._platform = platform
+        self._reader = reader
         self._lock = threading.Lock()
-        self._ready = threading.Event()
+        self._looked_at = float("-inf")
+        self._ended: frozenset[str] = frozenset()
 
-    def put(self, items: list[Any]) -> None:
-        """Add items; called by the reader."""
-        with self._lock:
-            self._items.extend(items)
-            if self._size is not None and len(self._items) > self._size:
-                self._items.clear()
-                self._overflow = True
-        self._ready.set()
-
-    def take(self, timeout_s: float) -> tuple[list[Any], bool]:
-        """Return what came in and whether something was dropped, waiting for a while."""
-        self._ready.wait(timeout_s)
-        with self._lock:
-            self._ready.clear()
-            items, overflow = list(self._items), self._overflow
-            self._items.clear()
-            self._overflow = False
-        return items, overflow
-
-
-class RunFeeds:
-    """Reads the streams of all runs that somebody in this process follows."""
-
-    def __init__(self, platform: Platform) -> None:
-        self._redis = _reader(platform)
-        self._wake_key = f"agent:wake:{id(self)}:{time.time_ns()}"
-        self._lock = threading.Lock()
-        self._inboxes: dict[str, list[Inbox]] = {}
-        self._positions: dict[str, str] = {}
-        self._thread: threading.Thread | None = None
-
-    def join(self, redis: Redis, run_id: UUID) -> Inbox:
-        """Follow a run from now on."""
-        inbox = Inbox()
-        name = streams.key(run_id)
-        try:
-            newest: Any = redis.xrevrange(name, count=1)  # Any: redis-py's union
-        except (RedisError, OSError):
-            newest = []
-        with self._lock:
-            self._inboxes.setdefault(name, []).append(inbox)
-            self._positions.setdefault(name, newest[0][0] if newest else "0-0")
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="run-feeds", daemon=True)
-                self._thread.start()
-        self._wake(redis)
-        return inbox
-
-    def leave(self, run_id: UUID, inbox: Inbox) -> None:
-        """Stop following."""
-        name = streams.key(run_id)
-        with self._lock:
-            found = self._inboxes.get(name, [])
-            if inbox in found:
-                found.remove(inbox)
-            if not found:
-                self._inboxes.pop(name, None)
-                self._positions.pop(name, None)
-
-    def _wake(self, redis: Redis) -> None:
-        # The reader blocks on the streams it knows; an entry here makes it look at its list.
-        try:
-            with redis.pipeline(transaction=False) as pipe:
-                pipe.xadd(self._wake_key, {"w": "1"}, maxlen=1)
-                pipe.expire(self._wake_key, 60)
-                pipe.execute()
-        except (RedisError, OSError):
-            log.info("run_feeds_not_woken")
-
-    def _run(self) -> None:
-        woken = "0-0"
-        while True:
-            with self._lock:
-                if not self._inboxes:
-                    self._thread = None
-                    return
-                wanted: Any = {**self._positions, self._wake_key: woken}
+    def has(self, run_id: UUID) -> bool:
+        """Tell whether a run is known to have ended; the answer may be some seconds old."""
+        now = time.monotonic()
+        if now - self._looked_at > LOOK_S / 2 and self._lock.acquire(blocking=False):
             try:
-                answer: Any = self._redis.xread(wanted, count=COUNT, block=BLOCK_MS)
-            except (RedisError, OSError) as exc:
-                log.info("run_feeds_retry", reason=type(exc).__name__)
-                time.sleep(RETRY_S)
-                continue
-            for name, rows in _streams_of(answer):
-                if name == self._wake_key:
-                    woken = rows[-1][0]
-                else:
-                    self._deliver(name, rows)
+                self._looked_at = now
+                self._look()
+            finally:
+                self._lock.release()
+        return str(run_id) in self._ended
 
-    def _deliver(self, name: str, rows: list[Any]) -> None:
-        entries = [_entry(fields) for _, fields in rows]
-        with self._lock:
-            if name in self._positions:
-                self._positions[name] = rows[-1][0]
-            inboxes = tuple(self._inboxes.get(name, ()))
-        for inbox in inboxes:
-            inbox.put(entries)
+    def _look(self) -> None:
+        ids = [streams.run_of(key) for key in self._reader.followed()]
+        with self._platform.uow.reading() as session:
+            self._ended = frozenset(map(str, run_repository.ended_among(session, ids)))
 
 
 class FleetFeed:
@@ -165,13 +78,13 @@ class FleetFeed:
     def __init__(self, platform: Platform) -> None:
         self._platform = platform
         self._lock = threading.Lock()
-        self._inboxes: list[Inbox] = []
+        self._inboxes: list[Inbox[str]] = []
         self._thread: threading.Thread | None = None
         self._listening = threading.Event()
 
-    def join(self) -> Inbox:
+    def join(self) -> Inbox[str]:
         """Follow everything from now on."""
-        inbox = Inbox(FLEET_BACKLOG)
+        inbox: Inbox[str] = Inbox(FLEET_BACKLOG)
         with self._lock:
             self._inboxes.append(inbox)
             if self._thread is None:
@@ -181,14 +94,14 @@ class FleetFeed:
         self._listening.wait(1.0)
         return inbox
 
-    def leave(self, inbox: Inbox) -> None:
+    def leave(self, inbox: Inbox[str]) -> None:
         """Stop following."""
         with self._lock:
             if inbox in self._inboxes:
                 self._inboxes.remove(inbox)
 
     def _run(self) -> None:
-        redis = _reader(self._platform)
+        redis = reader_client(self._platform)
         while True:
             try:
                 make: Any = redis.pubsub  # Any: redis-py leaves it untyped
@@ -224,29 +137,33 @@ def follow(platform: Platform, run_id: UUID, after: int = 0) -> Iterator[str]:
         after: number of the last event the client has.
     """
     feeds = _feeds(platform)
-    inbox = feeds.join(platform.redis, run_id)
+    key = streams.key(run_id)
+    inbox = feeds.reader.join(key, _converter)
     try:
         yield from _follow(platform, run_id, inbox, after)
     finally:
-        feeds.leave(run_id, inbox)
+        feeds.reader.leave(key, inbox)
 
 
-def _follow(platform: Platform, run_id: UUID, inbox: Inbox, after: int) -> Iterator[str]:
+def _follow(platform: Platform, run_id: UUID, inbox: Inbox[Entry], after: int) -> Iterator[str]:
     ping_s = platform.settings.agents.ping.total_seconds()
+    ends = _feeds(platform).ends
     pending = _history(platform, run_id)
-    last, quiet_s, looked = after, 0.0, bool(pending)
+    last, quiet_s, look = after, 0.0, not pending
     if not pending:
         # The response's headers travel with its first bytes.
         yield PING
     while True:
-        # Whoever ends a run from outside may number its end like a piece of the worker's text.
-        fresh = [e for e in pending if e.seq > last or e.kind in streams.TERMINAL]
-        if fresh and fresh[0].seq > last + 1:
-            fresh = [*_stored(platform, run_id, last, fresh[0].seq), *fresh]
-        if not fresh and (not looked or quiet_s > 0):
+        try:
             # Redis may have lost something; Postgres has all but the text.
-            fresh = _ended(platform, run_id, last)
-        looked = True
+            look = look or (quiet_s > 0 and ends.has(run_id))
+            fresh = _news(platform, run_id, last, pending, look=look)
+        except SQLAlchemyError as exc:
+            log.info("run_feed_retry", reason=type(exc).__name__)
+            time.sleep(RETRY_S)
+            yield PING
+            continue
+        look = False
         for entry in fresh:
             last = entry.seq
             yield entry.frame()
@@ -258,6 +175,21 @@ def _follow(platform: Platform, run_id: UUID, inbox: Inbox, after: int) -> Itera
         if quiet_s >= ping_s:
             quiet_s = 1e-9
             yield PING
+
+
+def _news(
+    platform: Platform, run_id: UUID, last: int, pending: list[Entry], *, look: bool
+) -> list[Entry]:
+    """Return what a client that has seen event ``last`` gets next, gaps filled."""
+    # Whoever ends a run from outside may number its end like a piece of the worker's text.
+    fresh = [e for e in pending if e.seq > last or e.kind in streams.TERMINAL]
+    if fresh and fresh[0].seq > last + 1:
+        return [*_stored(platform, run_id, last, fresh[0].seq), *fresh]
+    return fresh if fresh or not look else _ended(platform, run_id, last)
+
+
+def _converter() -> Callable[[list[Row]], tuple[list[Entry], int]]:
+    return lambda rows: ([_entry(fields) for _, fields in rows], 0)
 
 
 def _history(platform: Platform, run_id: UUID) -> list[Entry]:
@@ -304,15 +236,18 @@ def fleet(platform: Platform, app_id: str | None) -> Iterator[str]:
     ping_s = platform.settings.agents.ping.total_seconds()
     try:
         yield PING
+        sent_at = time.monotonic()
         while True:
-            items, overflow = inbox.take(ping_s)
-            if overflow:
-                yield sse.event({})
-            elif not items:
-                yield PING
-            for item in items:
-                if app_id is None or json.loads(item)["app_id"] == app_id:
-                    yield f"data: {item}\n\n"
+            items, dropped = inbox.take(ping_s)
+            text = "" if not dropped else sse.event({})
+            text += "".join(
+                f"data: {item}\n\n"
+                for item in items
+                if app_id is None or json.loads(item)["app_id"] == app_id
+            )
+            if text or time.monotonic() - sent_at >= ping_s:
+                sent_at = time.monotonic()
+                yield text or PING
     finally:
         feed.leave(inbox)
 
@@ -321,37 +256,27 @@ def _entry(fields: Any) -> Entry:  # Any: a Redis hash
     return Entry(int(fields["seq"]), fields["type"], fields["data"])
 
 
-def _streams_of(answer: Any) -> list[tuple[str, list[Any]]]:  # Any: RESP2 or RESP3 shape
-    if not answer:
-        return []
-    if isinstance(answer, dict):
-        return [(name, rows[0]) for name, rows in answer.items()]
-    return [(name, rows) for name, rows in answer]
-
-
 def _compact(value: Any) -> str:  # Any: a JSON value
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
-def _reader(platform: Platform) -> Redis:
-    timeout_s = platform.settings.redis.timeout.total_seconds()
-    return Redis.from_url(
-        platform.settings.redis.url,
-        decode_responses=True,
-        socket_timeout=timeout_s + BLOCK_MS / 1000,
-        socket_connect_timeout=timeout_s,
-    )
+class _Feeds:
+    """What all clients of this process that follow runs share."""
+
+    def __init__(self, platform: Platform) -> None:
+        self.reader: StreamReader[Entry] = StreamReader(platform, "run-feeds")
+        self.ends = _Ends(platform, self.reader)
 
 
-_FEEDS: dict[str, RunFeeds] = {}
+_FEEDS: dict[str, _Feeds] = {}
 _FLEETS: dict[str, FleetFeed] = {}
 
 
-def _feeds(platform: Platform) -> RunFeeds:
-    found = _FEEDS.get(platform.settings.redis.url)
-    return found or _FEEDS.setdefault(platform.settings.redis.url, RunFeeds(platform))
+def _feeds(platform: Platform) -> _Feeds:
+    url = platform.settings.redis.url
+    return _FEEDS.get(url) or _FEEDS.setdefault(url, _Feeds(platform))
 
 
 def _fleet(platform: Platform) -> FleetFeed:
-    found = _FLEETS.get(platform.settings.redis.url)
-    return found or _FLEETS.setdefault(platform.settings.redis.url, FleetFeed(platform))
+    url = platform.settings.redis.url
+    return _FLEETS.get(url) or _FLEETS.setdefault(url, FleetFeed(platform))

@@ -5,6 +5,7 @@ Source: REST contract part 40, sections 2.1 and 3.1.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from flask import jsonify
@@ -13,7 +14,8 @@ from flask.typing import ResponseReturnValue
 from app.agents import direct_tools, llm
 from app.agents.models import LLMModel
 from app.agents.schemas import LLMModelIn, LLMModelOut, LLMModelReplacement, ToolCallIn, ToolOut
-from app.agents.tools.base import Tool
+from app.agents.tools.base import Tool, tool_key
+from app.core.actor import Actor
 from app.http import gates
 from app.http.api import PREFIX, Blueprint
 from app.http.views import View
@@ -84,7 +86,14 @@ class Tools(View):
     @blp.doc(summary="List tools")
     def get(self) -> list[Tool]:
         """Return the tools by name."""
-        return direct_tools.list_tools()
+        return direct_tools.list_tools(self.platform, self.uow.session)
+
+
+def _may_use_tool(actor: Actor, path: Mapping[str, Any]) -> None:  # Any: path converters
+    actor.require(tool_key(path["name"]))
+
+
+may_use_tool = gates.Gate("tool:{name}", check=_may_use_tool)
 
 
 @blp.route(f"{PREFIX}/tools/<name>/execute")
@@ -93,7 +102,7 @@ class ToolExecution(View):
 
     transactional = False
 
-    @gates.permission("tool:{name}")
+    @may_use_tool
     @blp.arguments(ToolCallIn)
     @blp.doc(summary="Run a tool with one's own permissions")
     def post(self, body: dict[str, Any], name: str) -> ResponseReturnValue:  # Any: JSON values

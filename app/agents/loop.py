@@ -131,7 +131,13 @@ class BuiltInLoop:
             [*memory.as_messages(self._remembered), *loader.expand(active.transcript)]
         )
         request = ModelRequest(self._system, messages, self._specs)
-        return complete(provider, request, on_text, wait=active.control.wait)
+        return complete(
+            provider,
+            request,
+            on_text,
+            wait=active.control.wait,
+            check=lambda: active.control.check(may_yield=not heard),
+        )
 
     def _note(self, reply: ModelReply) -> None:
         """Save a model's answer before anything it asks for is done."""
@@ -216,7 +222,11 @@ class BuiltInLoop:
         request = ModelRequest(memory.SUMMARY_PROMPT, [transcript.user(transcript.text(text))])
         try:
             reply = complete(
-                provider, request, lambda _delta: active.control.check(), wait=active.control.wait
+                provider,
+                request,
+                lambda _delta: active.control.check(),
+                wait=active.control.wait,
+                check=active.control.check,
             )
         except ProviderError as exc:
             log.warning("agent_summary_failed", run_id=str(active.run.id), reason=exc.reason)
@@ -244,4 +254,6 @@ class BuiltInLoop:
 
 
 def _asked(use: ToolUse) -> Asked:
-    return Asked(uuid4(), transcript.clean(use.name), transcript.clean(use.input), use.provider_id)
+    return Asked(
+        uuid4(), transcript.clean(use.name), transcript.cleaned_object(use.input), use.provider_id
+    )

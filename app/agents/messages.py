@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from app.core.messaging import Message, Queue
 
@@ -24,6 +24,30 @@ class ResumeRun(Message):
     name: ClassVar[str] = "agents.resume"
     queue: ClassVar[Queue] = Queue.AGENTS
     run_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class StartMCPServer(Message):
+    """Connect to an MCP server and write down its tools; answered to a reply list."""
+
+    name: ClassVar[str] = "mcp.start"
+    queue: ClassVar[Queue] = Queue.AGENTS
+    server: str
+    question: str
+    reply_to: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallMCPTool(Message):
+    """Call a tool of an MCP server for somebody who waits; answered to a reply list."""
+
+    name: ClassVar[str] = "mcp.call"
+    queue: ClassVar[Queue] = Queue.AGENTS
+    server: str
+    tool: str
+    given: dict[str, Any]  # Any: JSON values
+    question: str
+    reply_to: str
 
 
 @dataclass(frozen=True, slots=True)

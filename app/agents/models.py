@@ -276,6 +276,46 @@ class AgentEvent(Base):
     at: Mapped[datetime] = _now()
 
 
+class MCPServer(Base):
+    """A registered MCP server.
+
+    Attributes:
+        config: transport and environment as they were typed in, secrets by name only.
+        version: rises with every change; a client of an older one is closed.
+    """
+
+    __tablename__ = "mcp_servers"
+
+    name: Mapped[str] = mapped_column(Text, primary_key=True)
+    config: Mapped[JSON] = mapped_column(JSONB)
+    status: Mapped[str] = mapped_column(Text, server_default="stopped")
+    error: Mapped[str | None] = mapped_column(Text)
+    version: Mapped[int] = mapped_column(BigInteger, server_default=text("1"))
+    created_at: Mapped[datetime] = _now()
+    updated_at: Mapped[datetime] = _now()
+
+    __table_args__ = (CheckConstraint("status IN ('stopped', 'running', 'error')", name="status"),)
+
+
+class MCPTool(Base):
+    """A tool of a running MCP server.
+
+    Attributes:
+        name: under which models and people know it; unique.
+        remote_name: the server's own name of it.
+    """
+
+    __tablename__ = "mcp_tools"
+
+    name: Mapped[str] = mapped_column(Text, primary_key=True)
+    server: Mapped[str] = mapped_column(
+        ForeignKey(f"{SCHEMA}.mcp_servers.name", ondelete="CASCADE"), index=True
+    )
+    remote_name: Mapped[str] = mapped_column(Text)
+    description: Mapped[str] = mapped_column(Text)
+    input_schema: Mapped[JSON] = mapped_column(JSONB)
+
+
 class LLMModel(Base):
     """A registered language model; its key is a secret, named in ``config``."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -66,6 +65,12 @@ def cancelled_among(session: Session, run_ids: Collection[UUID]) -> set[UUID]:
         AgentRun.id.in_(run_ids), AgentRun.cancel_requested | AgentRun.state.not_in(ACTIVE)
     )
     return set(session.scalars(query))
+
+
+def ended_among(session: Session, run_ids: Collection[UUID]) -> set[UUID]:
+    """Return those runs that have ended or are gone."""
+    going = select(AgentRun.id).where(AgentRun.id.in_(run_ids), AgentRun.state.in_(ACTIVE))
+    return set(run_ids) - set(session.scalars(going))
 
 
 def last_event(session: Session, run_id: UUID) -> int:
@@ -246,13 +251,13 @@ def lost_runs(session: Session, silent_s: float) -> list[UUID]:
     return list(session.scalars(query))
 
 
-def queued_runs(session: Session, older_than_s: float) -> list[tuple[UUID, datetime, bool]]:
-    """Return root runs that wait for a worker: id, since when, whether that is too long."""
+def queued_runs(session: Session, older_than_s: float) -> list[tuple[UUID, bool]]:
+    """Return root runs that wait for a worker: id, whether that is too long."""
     age = func.now() - AgentRun.queued_at
-    query = select(
-        AgentRun.id, AgentRun.queued_at, age > text(f"interval '{float(older_than_s)} seconds'")
-    ).where(AgentRun.parent_run_id.is_(None), AgentRun.state == "queued")
-    return [(row[0], row[1], row[2]) for row in session.execute(query)]
+    query = select(AgentRun.id, age > text(f"interval '{float(older_than_s)} seconds'")).where(
+        AgentRun.parent_run_id.is_(None), AgentRun.state == "queued"
+    )
+    return [(row[0], row[1]) for row in session.execute(query)]
 
 
 def parked_without_questions(session: Session) -> list[UUID]:

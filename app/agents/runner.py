@@ -23,12 +23,14 @@ from app.agents.calls import Waiting
 from app.agents.control import Cancelled, Control, Keeper, RunFailed, Yielding
 from app.agents.custom import CustomHandler
 from app.agents.loop import BuiltInLoop, LoopEnd
+from app.agents.mcp import servers
+from app.agents.mcp import tools as mcp_tools
 from app.agents.messages import ResumeRun
 from app.agents.models import AgentRun
 from app.agents.providers.base import ProviderError, ToolSpec
 from app.agents.runs import NotHolding, Run
 from app.agents.tools import registry
-from app.agents.tools.base import InvokeAgent
+from app.agents.tools.base import InvokeAgent, Tool
 from app.apps import service as apps_service
 from app.auth import service as auth_service
 from app.core.errors import AppError, Failed, Invalid, NotFound
@@ -56,6 +58,7 @@ class Runner:
         self._platform = platform
         self._host = host
         self._keeper = keeper
+        self.mcp = servers.Node(platform)
 
     def run(self, run_id: UUID) -> None:
         """Take a queued run and work on it until it ends, parks or is handed on.
@@ -173,11 +176,12 @@ class Runner:
             row.scope = authority.scope.sorted()
             row.agent_scope = authority.agent.sorted()
             manifest = apps_service.manifest_of(uow.session, run.app_id)
+            tools = {**registry.BUILT_IN, **mcp_tools.load(uow.session, self.mcp.call)}
             system = _system_text(run, manifest, self._invoker(uow.session, run, authority))
             remembered = []
             if run.config["memory"]["enabled"]:
                 remembered = memory.history(uow.session, run.session_id, before_run=run.id)
-        active = self._active(run, control, stream, authority)
+        active = self._active(run, control, stream, authority, tools)
 
         def invoke_agent(call_id: UUID) -> InvokeAgent:
             return self._invoker_of(active, call_id)
@@ -192,7 +196,7 @@ class Runner:
         loop = BuiltInLoop(
             active,
             system=system,
-            specs=_specs(authority, manifest),
+            specs=_specs(authority, tools, manifest),
             remembered=remembered,
             invoke_agent=invoke_agent,
         )
@@ -205,7 +209,12 @@ class Runner:
             raise RunFailed(exc.message) from exc
 
     def _active(
-        self, run: Run, control: Control, stream: streams.RunStream, authority: Authority
+        self,
+        run: Run,
+        control: Control,
+        stream: streams.RunStream,
+        authority: Authority,
+        tools: dict[str, Tool],
     ) -> ActiveRun:
         # After a lost worker the stream knows more of what the client has read than the row.
         said = streams.streamed_text(self._platform.redis, run.id) or run.response
@@ -216,7 +225,7 @@ class Runner:
             authority=authority,
             control=control,
             stream=stream,
-            tools=registry.BUILT_IN,
+            tools=tools,
             transcript=list(run.transcript),
             parts=[said] if said else [],
             tokens=run.tokens,
@@ -296,6 +305,11 @@ class Runner:
             response = self._work(child, active.control, self._stream(child, active.stream), active)
         except RunFailed as exc:
             raise Failed(str(exc)) from exc
+        except NotHolding as exc:
+            # Its agent was deleted, unless the run that asked is lost as well.
+            with self._platform.uow() as uow:
+                active.hold(uow)
+            raise Failed(runs.CANCELLED) from exc
         except Waiting:
             with self._platform.uow() as uow:
                 active.hold(uow)
@@ -341,10 +355,10 @@ def _system_text(run: Run, manifest: JSONObject, invoker: str) -> str:
     )
 
 
-def _specs(authority: Authority, manifest: JSONObject) -> list[ToolSpec]:
+def _specs(authority: Authority, tools: dict[str, Tool], manifest: JSONObject) -> list[ToolSpec]:
     entities = registry.describe_entities(manifest.get("dataContract") or [])
     return [
         tool.spec(entities if tool.with_entities else "")
-        for tool in registry.BUILT_IN.values()
-        if authority.agent.match(tool.key)
+        for tool in tools.values()
+        if authority.may_use(tool)
     ]

@@ -65,11 +65,6 @@ class Run:
     owner: str
     seq: int
 
-    @property
-    def autonomous(self) -> bool:
-        """Whether nobody asked in person."""
-        return self.source in {"cron", "hook", "webhook"}
-
 
 def take(platform: Platform, run_id: UUID, owner: str) -> Run | None:
     """Make a waiting run this worker's own.

@@ -146,6 +146,38 @@ class LLMModelOut(Schema):
     is_default = fields.Bool()
 
 
+class MCPServerIn(WireSchema):
+    """An MCP server to register."""
+
+    name = fields.Str(required=True)
+    transport = fields.Dict(required=True, keys=fields.Str())
+    env = fields.Dict(load_default=None, keys=fields.Str())
+    auto_start = fields.Bool(load_default=False, truthy={True}, falsy={False}, data_key="autoStart")
+
+
+class MCPServerOut(Schema):
+    """A registered MCP server."""
+
+    name = fields.Str()
+    config = fields.Dict()
+    status = fields.Str()
+    error = fields.Str()
+
+
+class MCPStatusOut(Schema):
+    """How a server is after a request; its tools while it runs."""
+
+    name = fields.Str()
+    status = fields.Str()
+    tools = fields.List(fields.Str())
+
+
+class MCPMessageOut(Schema):
+    """``{"message": "..."}``."""
+
+    message = fields.Str()
+
+
 class ToolOut(Schema):
     """A tool in a list."""
 

@@ -18,6 +18,7 @@ from app.agents import run_repository as run_rows
 from app.agents.authority import agent_email, agent_user_id
 from app.agents.definition import Definition
 from app.agents.events import AgentRegistered
+from app.agents.mcp import tools as mcp_tools
 from app.agents.messages import RunAgent
 from app.agents.models import Agent
 from app.agents.tools import registry
@@ -26,7 +27,7 @@ from app.apps.events import AppUninstalled
 from app.auth import delegations
 from app.auth import service as auth_service
 from app.core.actor import Actor
-from app.core.errors import Forbidden, NotFound, missing_permission
+from app.core.errors import Failed, Forbidden, NotFound, missing_permission
 from app.core.permissions import EVERYTHING, Permissions
 from app.core.platform import Platform
 from app.core.uow import UnitOfWork
@@ -138,9 +139,8 @@ def agent_config(
     if config is None:
         return None
     actor = rbac_service.load_actor(session, agent_user_id(app_id))
-    tools = [
-        tool.spec() for tool in registry.BUILT_IN.values() if actor is None or actor.can(tool.key)
-    ]
+    known = [*registry.BUILT_IN.values(), *mcp_tools.load(session, _not_here).values()]
+    tools = [tool.spec() for tool in known if actor is None or actor.can(tool.key)]
     return {
         "tool_descriptors": [
             {"name": t.name, "description": t.description, "inputSchema": t.input_schema}
@@ -148,6 +148,10 @@ def agent_config(
         ],
         "max_turns": config["limits"]["maxTurns"],
     }
+
+
+def _not_here(server: str, _tool: str, _arguments: JSONObject) -> str:
+    raise Failed(f"MCP server '{server}' is not called from here")
 
 
 def _has_role(uow: UnitOfWork, app_id: str) -> bool:

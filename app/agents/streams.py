@@ -37,6 +37,11 @@ def key(run_id: UUID | str) -> str:
     return f"agent:run:{run_id}"
 
 
+def run_of(name: str) -> UUID:
+    """Return the run of a Redis stream."""
+    return UUID(name.rpartition(":")[2])
+
+
 class RunStream:
     """The writing end of one run's events. Thread-safe.
 

@@ -5,6 +5,7 @@ Source: REST contract part 40, section 1.7; ADR 0007.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from uuid import UUID
 
 import structlog
@@ -33,17 +34,33 @@ def sweep(platform: Platform) -> None:
         queued = repository.queued_runs(uow.session, agents.queue_wait.total_seconds())
         parked = repository.parked_without_questions(uow.session)
     for approval_id in expired:
-        with platform.uow() as uow:
-            approvals.expire(uow, approval_id)
+        _guarded(platform, _expire, approval_id)
     for run_id in lost:
-        _take_up(platform, run_id)
-    for run_id, _since, too_long in queued:
-        _wake_or_fail(platform, run_id, too_long=too_long)
+        _guarded(platform, _take_up, run_id)
+    for run_id, too_long in queued:
+        _guarded(platform, _give_up if too_long else _wake, run_id)
     for run_id in parked:
-        with platform.uow() as uow:
-            row = repository.run(uow.session, run_id, lock=True)
-            if row is not None:
-                runs.resume_if_answered(uow, row)
+        _guarded(platform, _resume, run_id)
+
+
+def _guarded(platform: Platform, duty: Callable[[Platform, UUID], None], row_id: UUID) -> None:
+    try:
+        duty(platform, row_id)
+    except Exception:
+        # One row that cannot be handled must not keep all others from it, sweep after sweep.
+        log.exception("agent_sweep_failed", row_id=str(row_id))
+
+
+def _expire(platform: Platform, approval_id: UUID) -> None:
+    with platform.uow() as uow:
+        approvals.expire(uow, approval_id)
+
+
+def _resume(platform: Platform, run_id: UUID) -> None:
+    with platform.uow() as uow:
+        row = repository.run(uow.session, run_id, lock=True)
+        if row is not None:
+            runs.resume_if_answered(uow, row)
 
 
 def _take_up(platform: Platform, run_id: UUID) -> None:
@@ -79,12 +96,13 @@ def _is_read_only(name: str) -> bool:
     return tool is not None and tool.read_only
 
 
-def _wake_or_fail(platform: Platform, run_id: UUID, *, too_long: bool) -> None:
+def _wake(platform: Platform, run_id: UUID) -> None:
+    # The message may be lost with Redis; a second one is harmless.
+    platform.publisher.publish([ResumeRun(str(run_id))])
+
+
+def _give_up(platform: Platform, run_id: UUID) -> None:
     wait_s = platform.settings.agents.queue_wait.total_seconds()
-    if not too_long:
-        # The message may be lost with Redis; a second one is harmless.
-        platform.publisher.publish([ResumeRun(str(run_id))])
-        return
     with platform.uow() as uow:
         row = repository.run(uow.session, run_id, lock=True)
         if row is None or row.state != "queued":

@@ -68,6 +68,20 @@ def clean(value: Any) -> Any:  # Any: a JSON value
     return value
 
 
+def cleaned_object(value: Any) -> JSONObject | None:  # Any: a JSON value
+    """Return the arguments of a call without such characters; None when they are no object.
+
+    Arguments nested beyond all reason count as none.
+    """
+    if not isinstance(value, dict):
+        return None
+    try:
+        cleaned: JSONObject = clean(value)
+    except RecursionError:
+        return None
+    return cleaned
+
+
 def compact(value: Any) -> str:  # Any: a JSON value
     """Return compact JSON text."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

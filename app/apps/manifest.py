@@ -109,6 +109,9 @@ def _actions(node: Node) -> list[JSONObject]:
             value = item.maybe(schema, dict)
             if value is not None:
                 action[schema] = value
+        connected = item.maybe("requiresConnection", bool)
+        if connected is not None:
+            action["requiresConnection"] = connected
         actions.append(action)
     distinct([action["id"] for action in actions], "action")
     return actions

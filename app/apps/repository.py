@@ -46,6 +46,14 @@ def manifest(session: Session, app_id: str) -> dict[str, Any] | None:  # Any: JS
     ).scalar_one_or_none()
 
 
+def manifests(session: Session, app_type: str) -> list[dict[str, Any]]:  # Any: JSON values
+    """Return the manifests of the installed apps of one declared type, by name, then id."""
+    of_type = select(App.manifest).where(
+        App.status == INSTALLED, App.manifest["type"].astext == app_type
+    )
+    return list(session.execute(of_type.order_by(App.name, App.id)).scalars())
+
+
 def all_installed(session: Session) -> list[App]:
     """Return the installed apps by name, then id."""
     by_name = select(App).where(App.status == INSTALLED).order_by(App.name, App.id)

@@ -106,6 +106,11 @@ def manifest_of(session: Session, app_id: str) -> dict[str, Any]:  # Any: JSON v
     return found
 
 
+def manifests(session: Session, app_type: str) -> list[dict[str, Any]]:  # Any: JSON values
+    """Return the manifests of the installed apps whose manifest declares a type, by name."""
+    return repository.manifests(session, app_type)
+
+
 def has_agent(session: Session, app_id: str) -> bool:
     """Tell whether an agent is registered for the app."""
     return repository.has_agent(session, app_id)

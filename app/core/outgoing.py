@@ -90,7 +90,7 @@ class Outgoing:
         target = _target(url, loopback=loopback)
         deadline = time.monotonic() + timeout_s
         here = loopback and target.host in LOOPBACK_HOSTS
-        backend = _PinnedBackend(_Guard(self.networks, here=here), deadline)
+        backend = _PinnedBackend(Guard(self.networks, here=here), deadline)
         sent = {"Accept": "application/json", "User-Agent": USER_AGENT, **(headers or {})}
         try:
             with (
@@ -121,6 +121,15 @@ _CORE_ERRORS = (
     httpcore.ProtocolError,
     httpcore.UnsupportedProtocol,
 )
+
+
+def check_url(url: str, *, loopback: bool) -> str:
+    """Return the host of a URL that may be addressed; its addresses are checked by ``Guard``.
+
+    Raises:
+        OutgoingError: it is no URL, has credentials in it, or is not ``https``.
+    """
+    return _target(url, loopback=loopback).host
 
 
 def is_loopback_host(host: str) -> bool:
@@ -170,13 +179,24 @@ def _tls() -> ssl.SSLContext:
 
 
 @dataclass(frozen=True, slots=True)
-class _Guard:
-    """Which addresses may be connected to."""
+class Guard:
+    """Which addresses may be connected to.
+
+    Attributes:
+        networks: private networks an operator allows all the same.
+        here: only this machine's own.
+    """
 
     networks: tuple[IPNetwork, ...]
     here: bool
 
     def allowed(self, host: str, port: int) -> Sequence[str]:
+        """Look a name up and return the addresses that may be connected to.
+
+        Raises:
+            OutgoingError: there is none.
+            OSError: the name is not known.
+        """
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
         good = [text for text in addresses if self._is_allowed(text)]
@@ -205,7 +225,7 @@ def _innermost(address: IPAddress) -> IPAddress:
 class _PinnedBackend(httpcore.NetworkBackend):
     """Resolves, checks and connects in one step; everything ends at one deadline."""
 
-    def __init__(self, guard: _Guard, deadline: float) -> None:
+    def __init__(self, guard: Guard, deadline: float) -> None:
         self._guard = guard
         self._deadline = deadline
         self._sockets = httpcore.SyncBackend()

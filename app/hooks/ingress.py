@@ -27,6 +27,7 @@ from app.hooks import webhook_rows as rows
 from app.hooks import webhooks
 from app.hooks.models import Webhook
 from app.http.parsing import parse_json
+from app.integrations import service as integrations_service
 from app.jobs import service as jobs_service
 from app.jobs.service import NewJob
 from app.rbac import service as rbac_service
@@ -100,9 +101,16 @@ def receive(platform: Platform, token: str, received: Received) -> bytes:
     """
     with platform.uow() as uow:
         webhook = _find(uow.session, token)
-        _check_signature(platform, uow.session, webhook.id, received)
-        admitted = _admit(uow, webhook, received)
-    return _deliver(platform, admitted, received)
+        if webhook is not None:
+            _check_signature(platform, uow.session, webhook.id, received)
+            admitted = _admit(uow, webhook, received)
+        else:
+            integration_id = integrations_service.webhook_target(uow.session, token)
+    if webhook is not None:
+        return _deliver(platform, admitted, received)
+    if integration_id is None:
+        raise NotFound("unknown webhook")
+    return _call_integration(platform, integration_id, received, event=None, owner=None)
 
 
 def redeliver(platform: Platform, *, app_id: str, webhook_id: str, delivery_id: int) -> int:
@@ -128,11 +136,11 @@ def redeliver(platform: Platform, *, app_id: str, webhook_id: str, delivery_id: 
     return admitted.delivery_id
 
 
-def _find(session: Session, token: str) -> Webhook:
+def _find(session: Session, token: str) -> Webhook | None:
     digest = webhooks.token_hash(token)
     found = rows.by_hash(session, digest)
     if found is None or not hmac.compare_digest(found.token_hash, digest):
-        raise NotFound("unknown webhook")
+        return None
     return found
 
 
@@ -229,23 +237,56 @@ def _without_nul(params: dict[str, Any]) -> dict[str, Any]:  # Any: JSON values
 
 
 def _call_method(platform: Platform, call: Admitted, received: Received) -> bytes:
-    params = received.params(call.name)
-    if len(json.dumps(params)) > MAX_LINE_BYTES - LINE_RESERVE_BYTES:
-        raise TooLarge("request body too large")
+    params = _fitting(received.params(call.name))
     with platform.uow() as uow:
         owner = _owner(uow.session, call)
-    answer = rpc.call(
-        platform,
-        owner,
-        app_id=call.app_id,
-        method=call.method,
-        params=params,
-        key=rpc.NO_KEY,
-        authorize=_nothing_more,
-    )
+        integration = call.method == webhooks.DEFAULT and integrations_service.is_integration(
+            uow.session, call.app_id
+        )
+    if integration:
+        answer = _call_integration(platform, call.app_id, received, event=call.name, owner=owner)
+    else:
+        answer = rpc.call(
+            platform,
+            owner,
+            app_id=call.app_id,
+            method=call.method,
+            params=params,
+            key=rpc.NO_KEY,
+            authorize=_nothing_more,
+        )
     with platform.uow() as uow:
         rows.settle(uow.session, call.delivery_id, status="succeeded")
     return answer
+
+
+def _fitting(params: dict[str, Any]) -> dict[str, Any]:  # Any: JSON values
+    """Return parameters if they fit in one message to an app process."""
+    if len(json.dumps(params)) > MAX_LINE_BYTES - LINE_RESERVE_BYTES:
+        raise TooLarge("request body too large")
+    return params
+
+
+def _call_integration(
+    platform: Platform,
+    integration_id: str,
+    received: Received,
+    *,
+    event: str | None,
+    owner: Actor | None,
+) -> bytes:
+    """Hand a call to an integration's own webhook method (part 40, section 5.8)."""
+    params = _fitting(received.params(event or ""))
+    answer = integrations_service.call_webhook(
+        platform,
+        integration_id,
+        headers=params["headers"],
+        body=params["body"],
+        raw_body=params["rawBody"],
+        event=event,
+        owner=owner,
+    )
+    return json.dumps(answer, ensure_ascii=False).encode()
 
 
 def _owner(session: Session, call: Admitted) -> Actor:

@@ -28,6 +28,7 @@ from app.hooks.models import Webhook, WebhookDelivery
 from config.settings import JobSettings
 
 AGENT: Final = "agent"
+DEFAULT: Final = "POST"
 TRIGGER: Final = "webhook"
 TOKEN: Final = "token"  # noqa: S105 - a name in the vault
 SIGNING_SECRET: Final = "signing_secret"  # noqa: S105 - as above

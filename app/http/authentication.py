@@ -111,12 +111,14 @@ def _verify(token: str) -> tuple[Claims, float]:
 
 
 def _limited(actor: Actor, app_id: str, path: str) -> Actor:
+    action = path.startswith("/api/v1/integrations/") and "/actions/" in path
     allowed = (
         path.startswith((f"/api/v1/apps/{app_id}/", "/api/v1/storage/"))
-        or (path.startswith("/api/v1/integrations/") and "/actions/" in path)
+        or action
         or path == "/api/v1/auth/me"
     )
     if not allowed:
         raise Forbidden(f"token is limited to app '{app_id}'")
-    within = Permissions.of({f"app:{app_id}:*"})
+    # Actions of integrations have keys of their own; a binding limits them to the app.
+    within = Permissions.of({f"app:{app_id}:*"} | ({"integration:*"} if action else set()))
     return replace(actor, permissions=actor.permissions.intersect(within), app_scope=app_id)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -232,6 +232,11 @@ def delete_keys_of_app(session: Session, app_id: str, *, keep: Iterable[str] = (
             RegisteredKey.source_app == app_id, RegisteredKey.key.not_in(list(keep))
         )
     )
+
+
+def delete_keys(session: Session, keys: Collection[str]) -> None:
+    """Unregister some keys."""
+    session.execute(delete(RegisteredKey).where(RegisteredKey.key.in_(keys)))
 
 
 def delete_keys_below(session: Session, prefix: str) -> None:

@@ -29,6 +29,7 @@ BUILTIN_KEYS: Mapping[str, str] = {
     "admin:apps.install": "install, replace and uninstall any app or integration",
     "admin:apps.deploy": "upload the code of any app",
     "admin:agents.manage": "change and delete agents, read all their sessions",
+    "admin:mcp.manage": "register, start and stop MCP servers, which may be programs",
     "admin:channels.manage": "create, delete and switch channels",
     "admin:secrets.manage": "manage the secrets of apps and of the platform",
     "admin:audit.read": "read the audit log",

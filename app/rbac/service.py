@@ -8,7 +8,7 @@ Source: REST contract part 10, sections 7 and 8.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -300,6 +300,11 @@ def register_keys(uow: UnitOfWork, described: Mapping[str, str]) -> None:
 def unregister_keys(uow: UnitOfWork, prefix: str) -> None:
     """Unregister all keys that begin with a prefix (``integration:<id>:``)."""
     repository.delete_keys_below(uow.session, prefix)
+
+
+def unregister_exactly(uow: UnitOfWork, keys: Collection[str]) -> None:
+    """Unregister some keys. Idempotent."""
+    repository.delete_keys(uow.session, keys)
 
 
 def grant_app_admin(uow: UnitOfWork, app_id: str, user_id: UUID) -> None:

@@ -103,6 +103,37 @@ def delete_platform_secret(uow: UnitOfWork, cipher: Cipher, *, key: str) -> int:
     return _changed(uow, cipher)
 
 
+def platform_secret(session: Session, cipher: Cipher, key: str) -> str | None:
+    """Return the value of a platform secret, for a slice that hands it over itself.
+
+    Raises:
+        VaultError: it cannot be decrypted.
+    """
+    return vault.get(session, cipher, PLATFORM_SCOPE, key)
+
+
+def keep_platform_secret(uow: UnitOfWork, cipher: Cipher, *, key: str, value: str | None) -> None:
+    """Store a platform secret, or delete it (None), and restart nothing.
+
+    For values that a slice hands over with every call; processes that read them from their
+    environment see the new value at their next start.
+
+    Raises:
+        Invalid: the name or the value breaks a rule.
+    """
+    _check(key, value or "")
+    if value is None:
+        forget_platform_secret(uow, key=key)
+    else:
+        vault.put(uow.session, cipher, PLATFORM_SCOPE, key, value)
+
+
+def forget_platform_secret(uow: UnitOfWork, *, key: str) -> None:
+    """Delete a platform secret and restart nothing. Idempotent."""
+    if _is_name(key):
+        vault.delete(uow.session, PLATFORM_SCOPE, key)
+
+
 def snapshot(session: Session, cipher: Cipher, app_id: str) -> dict[str, str]:
     """Return what a process of an app gets now: platform secrets, overlaid by the app's.
 
@@ -112,6 +143,16 @@ def snapshot(session: Session, cipher: Cipher, app_id: str) -> dict[str, str]:
     both = vault.get_all(session, cipher, PLATFORM_SCOPE)
     both |= vault.get_all(session, cipher, app_id)
     return {name: value for name, value in both.items() if _is_name(name)}
+
+
+def platform_values(session: Session, cipher: Cipher) -> dict[str, str]:
+    """Return the platform's secrets by name.
+
+    Raises:
+        VaultError: a value cannot be decrypted.
+    """
+    values = vault.get_all(session, cipher, PLATFORM_SCOPE)
+    return {name: value for name, value in values.items() if _is_name(name)}
 
 
 def freeze(session: Session, cipher: Cipher, app_id: str) -> None:

@@ -9,35 +9,30 @@ Source: REST contract part 30, section 8.
 from __future__ import annotations
 
 import re
-import threading
 import time
-from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Final
 
-import structlog
 from redis import Redis
 from redis.exceptions import RedisError
 
 from app.core.clock import rfc3339
 from app.core.errors import Invalid, NotReady
+from app.core.live import Inbox, Row, StreamReader
 from app.core.platform import Platform
 from app.http import sse
 from workers_runtime.protocol import LogEntry
-
-log = structlog.get_logger(__name__)
 
 KEY_PREFIX: Final = "logs:"
 TTL_S: Final = 3600
 KEEP_ALIVE_S: Final = 15.0
 STREAM_LIFE_S: Final = 3600.0
-READ_BLOCK_MS: Final = 1000
-READ_COUNT: Final = 1000
-RETRY_S: Final = 0.5
 EVENT_ID = re.compile(r"(\d{1,20})-(\d{1,20})")
 
 EntryId = tuple[int, int]
+Line = tuple[EntryId, str]
 
 
 def fields_of(entry: LogEntry, *, node: str, number: str) -> dict[str, str]:
@@ -90,19 +85,17 @@ def stream(
     Raises:
         NotReady: Redis is not reachable.
     """
-    feed = _hub(platform).join(app_id)
+    reader, key = _reader(platform), KEY_PREFIX + app_id
+    inbox = reader.join(key, _Lines, platform.settings.workers.log_buffer)
     try:
-        past = _history(platform.redis, app_id, tail, after)
+        past = _history(platform.redis, key, tail, after)
     except (RedisError, OSError) as exc:
-        feed.close()
+        reader.leave(key, inbox)
         raise NotReady("service not ready") from exc
-    return _Stream(feed, past)
+    return _Stream(inbox, past, partial(reader.leave, key, inbox))
 
 
-def _history(
-    redis: Redis, app_id: str, tail: int, after: EntryId | None
-) -> list[tuple[EntryId, str]]:
-    key = KEY_PREFIX + app_id
+def _history(redis: Redis, key: str, tail: int, after: EntryId | None) -> list[Line]:
     rows: Any  # Any: redis-py's union of sync and async
     if after is not None:
         rows = redis.xrange(key, min=f"({after[0]}-{after[1]}")
@@ -121,9 +114,9 @@ class _Stream:
     that early would stay subscribed.
     """
 
-    def __init__(self, feed: Subscription, past: list[tuple[EntryId, str]]) -> None:
-        self._feed = feed
-        self._events = _events(feed, past)
+    def __init__(self, inbox: Inbox[Line], past: list[Line], leave: Callable[[], None]) -> None:
+        self._leave = leave
+        self._events = _events(inbox, past)
 
     def __iter__(self) -> Iterator[str]:
         return self
@@ -133,17 +126,17 @@ class _Stream:
 
     def close(self) -> None:
         """Leave the feed; called at the end of the response, however it ends."""
-        self._feed.close()
+        self._leave()
 
 
-def _events(feed: Subscription, past: list[tuple[EntryId, str]]) -> Iterator[str]:
+def _events(inbox: Inbox[Line], past: list[Line]) -> Iterator[str]:
     yield sse.KEEP_ALIVE  # sends the headers at once
     last: EntryId = past[-1][0] if past else (0, 0)
     if past:
         yield "".join(text for _, text in past)
     ends_at = time.monotonic() + STREAM_LIFE_S
     while time.monotonic() < ends_at:
-        entries, dropped = feed.take(KEEP_ALIVE_S)
+        entries, dropped = inbox.take(KEEP_ALIVE_S)
         text = "".join(text for entry_id, text in entries if entry_id > last)
         if dropped:
             text = _dropped(dropped) + text
@@ -155,7 +148,7 @@ def _entry_id(text: str) -> EntryId:
     return int(first), int(second)
 
 
-def _format(entry_id: str, fields: dict[str, str]) -> str:
+def _format(entry_id: str, fields: Mapping[str, str]) -> str:
     shown = {name: fields.get(name, "") for name in ("level", "message", "ts", "process")}
     return sse.event(shown, event_id=entry_id)
 
@@ -166,111 +159,15 @@ def _dropped(count: int) -> str:
     return sse.event({"level": "system", "message": message, "ts": now, "process": ""})
 
 
-class Subscription:
-    """One reader of one app's log: a bounded queue that drops the oldest entries."""
+class _Lines:
+    """Makes events of log lines and counts the lines that the cap of the stream took away."""
 
-    def __init__(self, feed: Feed, size: int) -> None:
-        self._feed = feed
-        self._entries: deque[tuple[EntryId, str]] = deque()
-        self._size = size
-        self._dropped = 0
-        self._lock = threading.Lock()
-        self._ready = threading.Event()
-
-    def put(self, entries: list[tuple[EntryId, str]], dropped: int) -> None:
-        """Add entries; called by the feed's reader."""
-        with self._lock:
-            self._entries.extend(entries)
-            self._dropped += dropped
-            while len(self._entries) > self._size:
-                self._entries.popleft()
-                self._dropped += 1
-        self._ready.set()
-
-    def take(self, timeout_s: float) -> tuple[list[tuple[EntryId, str]], int]:
-        """Return what came in and how many entries were dropped, waiting for something."""
-        self._ready.wait(timeout_s)
-        with self._lock:
-            self._ready.clear()
-            entries, dropped = list(self._entries), self._dropped
-            self._entries.clear()
-            self._dropped = 0
-        return entries, dropped
-
-    def close(self) -> None:
-        """Leave the feed; idempotent."""
-        self._feed.leave(self)
-
-
-class Feed:
-    """Reads one app's stream for all its subscribers, as long as there are any."""
-
-    def __init__(self, platform: Platform, app_id: str) -> None:
-        self._key = KEY_PREFIX + app_id
-        self._size = platform.settings.workers.log_buffer
-        self._lock = threading.Lock()
-        self._subscribers: list[Subscription] = []
+    def __init__(self) -> None:
         self._numbers: dict[str, int] = {}
-        timeout_s = platform.settings.redis.timeout.total_seconds()
-        self._redis = Redis.from_url(
-            platform.settings.redis.url,
-            decode_responses=True,
-            socket_timeout=timeout_s + READ_BLOCK_MS / 1000,
-            socket_connect_timeout=timeout_s,
-        )
-        self._thread: threading.Thread | None = None
 
-    def join(self) -> Subscription:
-        """Add a subscriber; it gets what is appended from now on."""
-        subscription = Subscription(self, self._size)
-        with self._lock:
-            if self._thread is None:
-                last = self._last_id()
-                self._thread = threading.Thread(
-                    target=self._run, args=(last,), name="log-feed", daemon=True
-                )
-                self._thread.start()
-            self._subscribers.append(subscription)
-        return subscription
-
-    def leave(self, subscription: Subscription) -> None:
-        """Remove a subscriber; the reader ends with the last one."""
-        with self._lock:
-            if subscription in self._subscribers:
-                self._subscribers.remove(subscription)
-
-    def _last_id(self) -> str:
-        newest: Any = self._redis.xrevrange(self._key, count=1)  # Any: as in ``_history``
-        return str(newest[0][0]) if newest else "0-0"
-
-    def _run(self, last: str) -> None:
-        while True:
-            with self._lock:
-                if not self._subscribers:
-                    self._thread = None
-                    self._numbers.clear()
-                    self._redis.close()
-                    return
-            try:
-                last = self._read(last)
-            except (RedisError, OSError) as exc:
-                log.info("log_feed_retry", key=self._key, reason=type(exc).__name__)
-                time.sleep(RETRY_S)
-
-    def _read(self, last: str) -> str:
-        answer: Any = self._redis.xread(  # Any: as in ``_history``
-            {self._key: last}, count=READ_COUNT, block=READ_BLOCK_MS
-        )
-        if not answer:
-            return last
-        rows = answer[0][1] if isinstance(answer, list) else next(iter(answer.values()))[0]
+    def __call__(self, rows: list[Row]) -> tuple[list[Line], int]:
         dropped = sum(self._gap(fields.get("number", "")) for _, fields in rows)
-        entries = [(_entry_id(row[0]), _format(*row)) for row in rows]
-        with self._lock:
-            subscribers = tuple(self._subscribers)
-        for subscription in subscribers:
-            subscription.put(entries, dropped)
-        return str(rows[-1][0])
+        return [(_entry_id(row[0]), _format(*row)) for row in rows], dropped
 
     def _gap(self, number: str) -> int:
         """Return how many lines of the same node are missing before this one."""
@@ -282,30 +179,9 @@ class Feed:
         return 0 if previous is None else max(0, int(text) - previous - 1)
 
 
-class Hub:
-    """The feeds of this process."""
-
-    def __init__(self, platform: Platform) -> None:
-        self._platform = platform
-        self._lock = threading.Lock()
-        self._feeds: dict[str, Feed] = {}
-
-    def join(self, app_id: str) -> Subscription:
-        """Subscribe to an app's log.
-
-        Raises:
-            NotReady: Redis is not reachable.
-        """
-        with self._lock:
-            feed = self._feeds.setdefault(app_id, Feed(self._platform, app_id))
-        try:
-            return feed.join()
-        except (RedisError, OSError) as exc:
-            raise NotReady("service not ready") from exc
+_READERS: dict[str, StreamReader[Line]] = {}
 
 
-_HUBS: dict[str, Hub] = {}
-
-
-def _hub(platform: Platform) -> Hub:
-    return _HUBS.setdefault(platform.settings.redis.url, Hub(platform))
+def _reader(platform: Platform) -> StreamReader[Line]:
+    url = platform.settings.redis.url
+    return _READERS.get(url) or _READERS.setdefault(url, StreamReader(platform, "log-feed"))

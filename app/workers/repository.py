@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -394,12 +393,11 @@ def sweep(session: Session) -> int:
     return int(result.rowcount)
 
 
-def oldest_unused(session: Session, before: datetime) -> None:
-    """Delete deployments whose activation never happened and will not."""
-    session.execute(
-        delete(Deployment).where(
-            Deployment.activated_at.is_(None),
-            ~Deployment.is_current,
-            Deployment.created_at < before,
-        )
+def drop_abandoned(session: Session, age_s: float) -> int:
+    """Delete deployments whose activation never happened and will not; return how many."""
+    gone = delete(Deployment).where(
+        Deployment.activated_at.is_(None),
+        Deployment.created_at < func.now() - _seconds(age_s),
     )
+    result: Any = session.execute(gone)  # Any: CursorResult
+    return int(result.rowcount)

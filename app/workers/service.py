@@ -26,11 +26,13 @@ from app.workers.host import CallOutcome, Conversation, OutcomeKind, WorkerHost
 from app.workers.messages import END_USER, FORGET, REFRESH, STOP, ControlWorkers, StartWorker
 from app.workers.models import WorkerInstance
 from app.workers.repository import Wanted
+from config.settings import JobSettings
 
 __all__ = ["CallOutcome", "Conversation", "OutcomeKind", "WorkerHost", "runnable"]
 
 NO_HOST: Final = "no worker host available"
 STOP_TIMEOUT_S: Final = 20.0
+ABANDONED_AFTER_S: Final = 86400.0
 ORDER: Final = ("running", "starting", "stopping", "crashed", "stopped")
 ERROR_KINDS: Final = {
     "invalid": Invalid,
@@ -220,6 +222,11 @@ def restart_for_secret(uow: UnitOfWork, event: PlatformSecretChanged) -> None:
 def end_calls_of_user(uow: UnitOfWork, event: UserDeleted) -> None:
     """End the open calls of a user who is gone."""
     uow.send_after_commit(ControlWorkers(END_USER, [str(event.user_id)]))
+
+
+def prune(uow: UnitOfWork, _jobs: JobSettings) -> int:
+    """Delete deployments that a node or web process left half-way when it died."""
+    return repository.drop_abandoned(uow.session, ABANDONED_AFTER_S)
 
 
 def last_error(uow: UnitOfWork, app_id: str, error: str) -> None:

@@ -2,13 +2,16 @@
 
 import io
 import json
+import secrets
 import tarfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
+import psycopg2
 import pytest
+import redis
 
 from tests.support.stack import wait_until
 
@@ -220,13 +223,15 @@ def test_a_good_deploy_fails_no_call(platform, app):
     with ThreadPoolExecutor(4) as pool:
         for _ in range(4):
             pool.submit(load)
-        for number in range(3):
-            text = WORKER.replace("VERSION", f"v{number}")
-            assert deploy(platform, app, worker__py=text).status_code == 200
-        time.sleep(0.5)
-        ended.set()
+        try:
+            for number in range(20):
+                text = WORKER.replace("VERSION", f"v{number}")
+                assert deploy(platform, app, worker__py=text).status_code == 200
+            time.sleep(0.5)
+        finally:
+            ended.set()
     assert {code for code, _ in answers} == {200}
-    assert {value for _, value in answers} >= {"v2"}
+    assert {value for _, value in answers} >= {f"v{number}" for number in range(20)}
 
 
 def test_migrations_are_applied_once_in_order_and_a_bad_one_changes_nothing(platform, app):
@@ -256,6 +261,28 @@ def test_rolling_back(platform, app):
     for number in range(3):
         deploy(platform, app, worker__py=WORKER.replace("VERSION", f"n{number}"))
     assert len(platform.admin.get(path).json()) == 3
+
+
+def test_what_cannot_be_deployed_leaves_the_old_code_answering(platform, app):
+    link = io.BytesIO()
+    with tarfile.open(fileobj=link, mode="w:gz") as tar:
+        info = tarfile.TarInfo("worker.py")
+        info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        tar.addfile(info)
+    given = platform.admin.post(f"/apps/{app}/deploy", files={"archive": link.getvalue()})
+    assert error(given) == (400, "unsafe archive entry: worker.py")
+    given = deploy(platform, app, worker__py=WORKER, requirements__txt="./missing")
+    code, text = error(given)
+    assert code == 500
+    assert text.startswith("dependency install failed: ")
+    assert "missing" in text
+    assert answer(platform.rpc(app, "version")) == (200, "VERSION")
+    assert len(platform.admin.get(f"/apps/{app}/deployments").json()) == 1
+    given = deploy(platform, app, index__js="serve({ rpc: { version: () => 'js' } });")
+    if given.status_code == 200:
+        assert answer(platform.rpc(app, "version")) == (200, "js")
+    else:
+        assert error(given) == (500, "no JavaScript runtime available")
 
 
 def test_two_deploys_at_once_both_succeed_in_turn(platform, app):
@@ -289,6 +316,65 @@ def test_secrets_arrive_at_the_next_start_and_platform_secrets_restart(platform,
     wait_until(
         lambda: platform.rpc(app, "secrets").json().get("ONLY_PLATFORM") == "p", what="the secret"
     )
+
+
+def test_a_secret_that_is_used_printed_and_raised_stays_with_the_app(platform, app):
+    canary = "canary-" + secrets.token_hex(12)
+    for path in (f"/apps/{app}/secrets", "/platform/secrets"):
+        body = {"key": f"CANARY_{path[1]}", "value": canary}
+        assert platform.admin.post(path, json=body).status_code == 200
+    worker = """
+from trellis_worker import serve
+def use(params, caller, ctx):
+    print("mine:", ctx.secrets["CANARY_a"])
+    return len(ctx.secrets["CANARY_p"])
+def leak(params, caller, ctx):
+    raise ValueError(ctx.secrets["CANARY_a"])
+serve(rpc={"use": use, "leak": leak})
+"""
+    with redis.Redis.from_url(platform.stack.env["REDIS_URL"]) as broker:
+        monitored = []
+        with broker.monitor() as monitor:
+            listening = threading.Thread(target=_listen, args=(monitor, monitored, "end-of-test"))
+            listening.start()
+            assert deploy(platform, app, worker__py=worker).status_code == 200
+            assert answer(platform.rpc(app, "use")) == (200, len(canary))
+            # Its own error text is the author's answer to the caller, who gets it and nobody else.
+            assert error(platform.rpc(app, "leak")) == (500, canary)
+            assert platform.admin.get(f"/apps/{app}/secrets").text == '["CANARY_a"]\n'
+            broker.get("end-of-test")
+            listening.join(20)
+    where = {line.split()[0] + " " + line.split()[1] for line in monitored if canary in line}
+    # What the app itself printed, and the one answer that carries its error.
+    assert all(f"logs:{app}" in place or "reply" in place.lower() for place in where), where
+    for name in platform.stack.processes:
+        assert canary not in platform.stack.log(name)
+    with psycopg2.connect(platform.database_url.replace("+psycopg2", "")) as connection:
+        assert _tables_with(connection, canary) == []
+
+
+def _listen(monitor, lines, last):
+    for entry in monitor.listen():
+        lines.append(entry["command"])
+        if last in entry["command"]:
+            return
+
+
+def _tables_with(connection, text):
+    """Return the tables that hold a text, plain or in the hex form of bytes."""
+    found = []
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT format('%I.%I', schemaname, tablename) FROM pg_tables"
+            " WHERE schemaname NOT IN ('pg_catalog', 'information_schema')"
+        )
+        for (table,) in cursor.fetchall():
+            cursor.execute(
+                f"SELECT count(*) FROM {table} t WHERE t::text LIKE %s OR t::text LIKE %s",
+                (f"%{text}%", f"%{text.encode().hex()}%"),
+            )
+            found += [table] if cursor.fetchone()[0] else []
+    return found
 
 
 def test_the_log_has_every_kind_of_line(platform, app):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 
-from tests.bench import data, install, jobs, rpc
+from tests.bench import agents, data, install, jobs, rpc
 
 
 def main(wanted: list[str]) -> None:
     """Measure the wanted quantities; all when none is named."""
-    known = [*jobs.QUANTITIES, "Q4", "Q5", "install"]
+    known = [*jobs.QUANTITIES, "Q4", "Q5", "A1", "install"]
     unknown = set(wanted) - set(known)
     if unknown:
         raise SystemExit(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(known)}")
@@ -21,6 +21,8 @@ def main(wanted: list[str]) -> None:
         rpc.main()
     if "Q5" in chosen:
         data.main()
+    if "A1" in chosen:
+        agents.main()
     if "install" in chosen:
         install.main()
 

@@ -178,7 +178,7 @@ def _handler(server: ModelServer) -> type[BaseHTTPRequestHandler]:  # noqa: C901
             if answer.stall_s:
                 time.sleep(answer.stall_s)
             if answer.hold is not None:
-                answer.hold.wait(30)
+                answer.hold.wait(110)
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 self._answer(kind, seen, answer)
             return None

@@ -142,7 +142,7 @@ def parse_arguments(text: str) -> JSONObject | None:
         return {}
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 

@@ -5,16 +5,18 @@ Source: REST contract part 40, section 3.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
+from referencing import Registry
 
 from app.agents.providers.base import ToolSpec
 from app.core.actor import Actor
-from app.core.errors import Forbidden, Invalid
+from app.core.errors import Failed, Forbidden, Invalid
 from app.core.permissions import Permissions
 from app.core.platform import Platform
 from app.workers.service import WorkerHost
@@ -65,6 +67,7 @@ class Tool:
         run: does the work; returns a JSON value.
         read_only: whether an interrupted call may simply be made again.
         with_entities: whether the description lists the app's entities.
+        foreign: of an MCP server: the invoker needs the permission to use it as well.
     """
 
     name: str
@@ -74,11 +77,12 @@ class Tool:
     check: Callable[[ToolContext, JSONObject], None] = field(default=lambda _context, _args: None)
     read_only: bool = False
     with_entities: bool = False
+    foreign: bool = False
 
     @property
     def key(self) -> str:
         """The permission to use this tool at all."""
-        return f"tool:{self.name}"
+        return tool_key(self.name)
 
     @property
     def schema(self) -> JSONObject:
@@ -100,13 +104,25 @@ class Tool:
         return checked
 
 
+def tool_key(name: str) -> str:
+    """Return the permission to use a tool; keys have no upper case and no ``-``."""
+    return "tool:" + re.sub(r"[^a-z0-9_]", "_", name.lower())
+
+
 def check_schema(schema: JSONObject, value: Any, label: str) -> None:  # Any: a JSON value
     """Refuse a value that does not fit a JSON Schema.
 
     Raises:
         Invalid: the text names the place and the rule.
+        Failed: the schema itself is broken.
     """
-    error = best_match(Draft202012Validator(schema).iter_errors(value))
+    # With an empty registry no ``$ref`` makes the library fetch an address that an app names.
+    validator = Draft202012Validator(schema, registry=Registry())
+    try:
+        error = best_match(validator.iter_errors(value))
+    except Exception as exc:
+        # Unknown types, bad patterns, endless references: the library has no common error.
+        raise Failed(f"{label}: the schema it must fit is not valid") from exc
     if error is not None:
         place = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in error.absolute_path)
         raise Invalid(f"{label}{place}: {error.message[:500]}")

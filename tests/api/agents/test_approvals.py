@@ -230,8 +230,7 @@ def test_cancelling_closes_the_question(
     assert error(admin.post(path)) == (409, "run already finished")
 
 
-@pytest.mark.usefixtures("worker")
-def test_rate_limits_span_sessions(
+def test_rate_limits_span_sessions_and_workers(
     platform: Platform, admin: ApiClient, model: ModelServer
 ) -> None:
     policy = {"action": "query", "entity": "notes", "rateLimit": {"max": 2, "window": "1h"}}
@@ -239,10 +238,12 @@ def test_rate_limits_span_sessions(
     query = Call("query_data", {"entity": "notes"})
     model.call(query)
     model.say("one")
-    assert ask(admin, "a").of_kind("tool_call_completed")[0]["error"] is None
+    with working(platform, name="first"):
+        assert ask(admin, "a").of_kind("tool_call_completed")[0]["error"] is None
     model.call(query, query, Call("query_data", {"entity": "moves"}))
     model.say("two")
-    completed = ask(admin, "b").of_kind("tool_call_completed")
+    with working(platform, name="second"):
+        completed = ask(admin, "b").of_kind("tool_call_completed")
     assert completed[0]["error"] is None
     message = completed[1]["error"]
     assert message.startswith("rate limited: retry after ")

@@ -7,7 +7,7 @@ import pytest
 from app.agents.authority import agent_user_id
 from app.core.platform import Platform
 from tests.fakes.model_server import Answer, Call, ModelServer, Seen
-from tests.support.agents import MANIFEST, ask, install_agent
+from tests.support.agents import MANIFEST, ask, ask_aside, install_agent
 from tests.support.api import ApiClient
 
 pytestmark = pytest.mark.usefixtures("worker")
@@ -163,6 +163,21 @@ def test_a_failing_sub_agent_is_a_tool_error(admin: ApiClient, model: ModelServe
     talk = ask(admin, "go")
     assert errors(talk) == ["model provider error: 400"]
     assert talk.last.data["response"] == "It failed."
+
+
+@pytest.mark.usefixtures("helper")
+def test_a_sub_agent_deleted_in_mid_run_is_a_tool_error(
+    admin: ApiClient, model: ModelServer
+) -> None:
+    model.call(Call("invoke_agent", {"app_id": "helper", "message": "look"}))
+    model.say(*["word "] * 200, pause_s=0.05)
+    aside = ask_aside(admin, "go")
+    aside.wait_for("sub_agent_chunk")
+    assert admin.delete("/agents/helper").status_code == 200
+    model.say("It is gone.")
+    talk = aside.finish()
+    assert errors(talk) == ["run was cancelled"]
+    assert talk.last.data["response"] == "It is gone."
 
 
 @pytest.mark.usefixtures("stock")

@@ -102,6 +102,13 @@ def test_redis_emptied_in_mid_run(
     assert talk.last.data["response"] == "One.\n\nTwo."
 
 
+def wait_for_requests(model: ModelServer, count: int) -> None:
+    deadline = time.monotonic() + 15
+    while len(model.requests) < count:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 @pytest.mark.usefixtures("stock")
 def test_an_orderly_stop_hands_the_run_on(
     platform: Platform, admin: ApiClient, model: ModelServer, held: threading.Event
@@ -110,14 +117,11 @@ def test_an_orderly_stop_hands_the_run_on(
     model.answers.append(Answer(text=["never heard"], hold=held))
     with working(platform, name="first") as first:
         aside = ask_aside(admin, "go")
-        aside.wait_for("tool_call_completed")
-        deadline = time.monotonic() + 10
-        while len(model.requests) < 2:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        wait_for_requests(model, 2)
+        # The model is silent meanwhile, and stays so.
         first.keeper.stop()
-        held.set()
         wait_for_state(platform, aside.run_id, "queued")
+    assert not held.is_set()
     model.say("Two.")
     with working(platform, name="second"):
         talk = aside.finish()
@@ -146,7 +150,7 @@ def test_a_lost_run_goes_on_from_its_last_saved_turn(
     model.answers.append(Answer(text=["lost", " text"], hold=held))
     with working(platform, name="dead"):
         aside = ask_aside(admin, "go")
-        aside.wait_for("tool_call_completed")
+        wait_for_requests(model, 2)
         silence(platform, aside.run_id)
         held.set()
     assert state_of(platform, aside.run_id) == "running"
@@ -264,6 +268,18 @@ def test_cancel_in_mid_stream(platform: Platform, admin: ApiClient, model: Model
     detail = admin.get(f"/apps/stock/agent/sessions/{aside.session_id}").json
     assert detail["status"] == "active"
     assert detail["messages"][1]["content"] == talk.text
+
+
+@pytest.mark.usefixtures("stock", "worker")
+def test_cancel_while_the_model_is_silent(
+    admin: ApiClient, model: ModelServer, held: threading.Event
+) -> None:
+    model.answers.append(Answer(text=["never heard"], hold=held))
+    aside = ask_aside(admin, "go")
+    wait_for_requests(model, 1)
+    admin.post(f"/apps/stock/agent/runs/{aside.run_id}/cancel")
+    assert aside.finish().last.data["error"] == "run was cancelled"
+    assert not held.is_set()
 
 
 @pytest.mark.usefixtures("worker")

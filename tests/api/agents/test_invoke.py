@@ -9,9 +9,10 @@ from uuid import uuid4
 import pytest
 
 from app.agents import attachments
+from app.agents.authority import agent_user_id
 from app.core.platform import Platform
 from tests.fakes.model_server import Call, ModelServer
-from tests.support.agents import ask, install_agent, register_model
+from tests.support.agents import MANIFEST, ask, install_agent, register_model
 from tests.support.api import ApiClient, error
 
 pytestmark = pytest.mark.usefixtures("worker")
@@ -69,6 +70,9 @@ def test_tool_turn(admin: ApiClient, model: ModelServer) -> None:
     assert completed["output"]["total"] == 1
     assert completed["output"]["data"][0]["item"] == "bolt"
     assert admin.get("/apps/stock/collections/notes").json[0]["body"] == "x"
+    entry = admin.get("/audit?table_name=notes").json[0]
+    assert entry["actor_uid"] == str(agent_user_id("stock"))
+    assert entry["delegator_uid"] == admin.user_id
     detail = admin.get(f"/apps/stock/agent/sessions/{talk.session_id}").json
     calls = detail["messages"][1]["toolCalls"]
     assert [call["tool_name"] for call in calls] == ["query_data", "mutate_data"]
@@ -96,50 +100,58 @@ def test_model_sees_prompt_context_and_entities(admin: ApiClient, model: ModelSe
     )
 
 
-@pytest.mark.usefixtures("stock")
-@pytest.mark.parametrize(
-    ("call", "text"),
-    [
-        (Call("nonsense", {}), "unknown tool: nonsense"),
-        (Call("query_data", '{"entity": '), "tool arguments are not valid JSON"),
-        (Call("query_data", {"entity": "ghosts"}), "missing permission: app:stock:ghosts.read"),
-        (Call("query_data", {"entity": "moves", "limit": 5000}), "args.limit: 5000 is greater"),
-        (Call("query_data", {}), "args: 'entity' is a required property"),
-        (
-            Call("mutate_data", {"entity": "moves", "action": "create", "data": {}}),
-            "data needs at least one writable field",
-        ),
-        (
-            Call("mutate_data", {"entity": "moves", "action": "delete", "id": "7"}),
-            "id must be a UUID",
-        ),
-        (
-            Call("mutate_data", {"entity": "moves", "action": "delete", "id": str(uuid4())}),
-            "record not found",
-        ),
-        (
-            Call("mutate_data", {"entity": "moves", "action": "bulk_create", "data": []}),
-            "bulk_create takes 1 to 1000 records",
-        ),
-        (Call("describe_app", {"app": "nope"}), "missing permission: app:nope:*"),
-        (
-            Call("invoke_agent", {"app_id": "stock", "message": "x"}),
-            "an agent cannot invoke itself",
-        ),
-    ],
-)
-def test_a_failed_call_goes_back_to_the_model(
-    admin: ApiClient, model: ModelServer, call: Call, text: str
+NESTED = '{"entity": ' + "[" * 20_000 + "]" * 20_000 + "}"
+FAILING = [
+    (Call("nonsense", {}), "unknown tool: nonsense"),
+    (Call("query_data", '{"entity": '), "tool arguments are not valid JSON"),
+    (Call("query_data", "[1]"), "tool arguments are not valid JSON"),
+    (Call("query_data", NESTED), "tool arguments are not valid JSON"),
+    (Call("query_data", {"entity": "ghosts"}), "missing permission: app:stock:ghosts.read"),
+    (Call("query_data", {"entity": "moves", "limit": 5000}), "args.limit: 5000 is greater"),
+    (Call("query_data", {}), "args: 'entity' is a required property"),
+    (
+        Call("mutate_data", {"entity": "moves", "action": "create", "data": {}}),
+        "data needs at least one writable field",
+    ),
+    (
+        Call("mutate_data", {"entity": "moves", "action": "delete", "id": "7"}),
+        "id must be a UUID",
+    ),
+    (
+        Call("mutate_data", {"entity": "moves", "action": "delete", "id": str(uuid4())}),
+        "record not found",
+    ),
+    (
+        Call("mutate_data", {"entity": "moves", "action": "bulk_create", "data": []}),
+        "bulk_create takes 1 to 1000 records",
+    ),
+    (Call("describe_app", {"app": "nope"}), "missing permission: app:nope:*"),
+    (Call("call_action", {"app": "stock", "action": "odd"}), "input: the schema it must fit"),
+    (Call("invoke_agent", {"app_id": "stock", "message": "x"}), "an agent cannot invoke itself"),
+]
+
+
+def test_failed_calls_go_back_to_the_model(
+    platform: Platform, admin: ApiClient, model: ModelServer
 ) -> None:
-    model.call(call)
+    # Nothing is fetched for a reference to another address.
+    odd = {"id": "odd", "name": "Odd", "inputSchema": {"$ref": f"{model.root}/schema"}}
+    install_agent(platform, admin, {**MANIFEST, "actions": [odd]})
+    model.call(*[call for call, _ in FAILING])
     model.say("I see.")
     talk = ask(admin, "do it")
-    assert talk.kinds[:2] == ["tool_call_started", "tool_call_completed"]
-    completed = talk.events[1].data
-    assert completed["error"].startswith(text)
-    assert completed["output"] is None
-    assert talk.last.kind == "done"
-    assert model.requests[1].body["messages"][-1]["content"].startswith(text)
+    assert talk.kinds == [
+        *["tool_call_started", "tool_call_completed"] * len(FAILING),
+        "chunk",
+        "done",
+    ]
+    completed = talk.of_kind("tool_call_completed")
+    answers = [m["content"] for m in model.requests[1].body["messages"] if m["role"] == "tool"]
+    for event, answer, (_, text) in zip(completed, answers, FAILING, strict=True):
+        assert event["error"].startswith(text)
+        assert event["output"] is None
+        assert answer == event["error"]
+    assert len(model.requests) == 2
 
 
 @pytest.mark.usefixtures("stock")
@@ -215,7 +227,7 @@ KEY = "sk-canary-8842"
 
 @pytest.mark.usefixtures("stock")
 def test_keys_come_from_secrets_and_go_nowhere_else(
-    platform: Platform, admin: ApiClient, server: ModelServer
+    platform: Platform, admin: ApiClient, server: ModelServer, capfd: pytest.CaptureFixture[str]
 ) -> None:
     server.expected_key = KEY
     register_model(admin, server)
@@ -232,6 +244,8 @@ def test_keys_come_from_secrets_and_go_nowhere_else(
         for table in ("agent_runs", "agent_events", "agent_messages", "llm_models"):
             rows = connection.exec_driver_sql(f"SELECT t::text FROM trellis.{table} t").scalars()
             assert not [row for row in rows if "canary" in row]
+    everything = [talk.events, refused.events, admin.get("/llm-models").json]
+    assert "canary" not in f"{everything}{capfd.readouterr()}"
 
 
 @pytest.mark.usefixtures("stock")
@@ -257,25 +271,22 @@ def test_files_of_a_message(platform: Platform, admin: ApiClient, model: ModelSe
 # --- refusals before the stream --------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("body", "text"),
-    [
+BAD_FILES = "file_ids must be an array of at most 10 file UUIDs"
+
+
+@pytest.mark.usefixtures("stock", "model")
+def test_bad_requests(admin: ApiClient) -> None:
+    for body, text in (
         ({}, "field 'message' is required"),
         ({"message": 5}, "field 'message' must be a string"),
         ({"message": "  "}, "message must not be empty"),
         ({"message": "x" * 200_001}, "message is longer than 200000 characters"),
         ({"message": "x", "session_id": "7"}, "session_id must be a UUID"),
-        ({"message": "x", "file_ids": "7"}, "file_ids must be an array of at most 10 file UUIDs"),
-        ({"message": "x", "file_ids": ["7"]}, "file_ids must be an array of at most 10 file UUIDs"),
-        (
-            {"message": "x", "file_ids": [str(uuid4()) for _ in range(11)]},
-            "file_ids must be an array of at most 10 file UUIDs",
-        ),
-    ],
-)
-@pytest.mark.usefixtures("stock", "model")
-def test_bad_requests(admin: ApiClient, body: dict, text: str) -> None:
-    assert error(admin.post("/apps/stock/agent/invoke", body)) == (400, text)
+        ({"message": "x", "file_ids": "7"}, BAD_FILES),
+        ({"message": "x", "file_ids": ["7"]}, BAD_FILES),
+        ({"message": "x", "file_ids": [str(uuid4()) for _ in range(11)]}, BAD_FILES),
+    ):
+        assert error(admin.post("/apps/stock/agent/invoke", body)) == (400, text)
     assert admin.get("/apps/stock/agent/sessions").json == []
 
 

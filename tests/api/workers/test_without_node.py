@@ -1,7 +1,12 @@
 """Workers, RPC and logs as far as they need no node."""
 
-import pytest
+from uuid import uuid4
 
+import pytest
+import sqlalchemy as sa
+
+from app.workers import repository
+from app.workers import service as workers_service
 from tests.support.api import error
 from tests.support.stack import wait_until
 
@@ -158,3 +163,23 @@ def test_subscribers_of_one_app_share_one_reader(crm, platform):
     assert all("line 1" in next(stream).decode() for stream in streams)
     for response in responses:
         response.close()
+
+
+def test_deployments_left_half_way_are_pruned(crm, platform):
+    ids = {name: uuid4() for name in ("old", "new", "current")}
+    with platform.uow() as uow:
+        for number, deployment_id in enumerate(ids.values()):
+            values = {"id": deployment_id, "app_id": "crm", "archive": b"x", "size_bytes": 1}
+            repository.add_deployment(uow.session, **values, sha256=f"{number}")
+        repository.make_current(uow.session, "crm", ids["current"])
+        uow.session.execute(
+            sa.text(
+                "UPDATE trellis.deployments SET created_at = now() - interval '2 days' WHERE id <> :id"
+            ),
+            {"id": ids["new"]},
+        )
+    with platform.uow() as uow:
+        assert workers_service.prune(uow, platform.settings.jobs) == 1
+    with platform.uow() as uow:
+        left = set(uow.session.scalars(sa.text("SELECT id FROM trellis.deployments")))
+    assert left == {ids["new"], ids["current"]}

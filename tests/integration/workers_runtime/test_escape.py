@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from config.runtime import load_runtime_settings
-from tests.integration.workers_runtime.conftest import Rig
+from tests.integration.workers_runtime.conftest import Rig, gone
 from workers_runtime.confine import drop_capabilities, landlock_version
 from workers_runtime.protocol import FailureKind
 from workers_runtime.sandbox import Sandbox
@@ -101,7 +101,19 @@ def ordinary(_):
     return [asyncio.run(child()), ended.wait(), os.cpu_count() > 0,
             zoneinfo.ZoneInfo("Europe/Vienna").key, socket.gethostbyname("localhost"),
             open("/proc/self/status").read(5), os.path.exists("/dev/null")]
-names = "read write chmod kill connect system_call priority limit shell ordinary"
+def fork(params):
+    import resource
+    (most, bound), made = params, 0
+    resource.setrlimit(resource.RLIMIT_NPROC, (bound, bound))
+    try:
+        while made < most:
+            if os.fork() == 0:
+                signal.pause()
+            made += 1
+    except BlockingIOError:
+        pass
+    return made
+names = "fork read write chmod kill connect system_call priority limit shell ordinary"
 serve(rpc={name: globals()[name] for name in names.split()})
 """
 
@@ -272,6 +284,24 @@ def test_ordinary_work_goes_on(rig: Rig) -> None:
         "Name:",
         True,
     ]
+
+
+def test_a_fork_bomb_is_bounded_and_ends_with_its_app(rig: Rig, users: str) -> None:
+    """The app lowers its own bound, so that the test need not make 512 processes.
+
+    Root without powers is exempt from the kernel's count, so only own users show it.
+    """
+    rig.start(APP, "bomb")
+    status = rig.rpc("read", "/proc/self/limits", app_id="bomb")
+    bound = next(line.split()[2] for line in status.splitlines() if "Max processes" in line)
+    assert bound == ("512" if users == "own" else "8192")
+    made = rig.rpc("fork", [40, 20], app_id="bomb")
+    assert made < 20 if users == "own" else made == 40
+    children = psutil.Process(rig.state("bomb").pid).children()
+    assert len(children) == made
+    assert rig.rpc("ordinary", None, app_id="one")[0] == "1\n"
+    rig.client.stop_app("bomb").result(20)
+    assert all(gone(child.pid) for child in children)
 
 
 def test_javascript(rig: Rig, tmp_path: Path) -> None:

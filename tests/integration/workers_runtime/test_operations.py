@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import threading
 import time
 from typing import Any
 
@@ -272,6 +273,36 @@ def test_agent(rig: Rig) -> None:
     )
     assert future.result(10) == {"response": "Hello (denied) 3 hi", "tokens": None}
     assert chunks == ["Hello ", "(denied) ", "3 hi"]
+
+
+CANCELLED = """
+import time
+from trellis_worker import CallOver, serve
+ended = []
+def agent(invoke, ctx):
+    yield "on"
+    time.sleep(0.3)
+    try:
+        ctx.call_tool("add")
+    except CallOver as exc:
+        ended.append(str(exc))
+serve(agent=agent, rpc={"ended": lambda: ended})
+"""
+
+
+def test_an_agent_whose_run_is_over_is_told_at_its_next_tool_call(rig: Rig) -> None:
+    started = threading.Event()
+    rig.answers = lambda _op, _reply: started.set()
+    rig.start(CANCELLED)
+    message = {"invoke_id": "r1", "session_id": "s", "message": "hi", "history": []}
+    future = rig.client.call("crm", kind=CallKind.AGENT, call="a" * 32, message=message)
+    assert started.wait(10)
+    rig.client.end_call("a" * 32, "run was cancelled")
+    assert future.exception(10).message == "run was cancelled"
+    deadline = time.monotonic() + 10
+    while rig.rpc("ended") != ["call is over"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_log_levels(rig: Rig) -> None:

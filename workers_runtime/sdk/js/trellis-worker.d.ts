@@ -95,7 +95,27 @@ declare global {
       input?: unknown,
       asUser?: string,
     ): Promise<any>;
+    /** In agent runs: use a tool. Waits for approvals; rejects with `ToolError`. */
+    callTool(name: string, args?: unknown): Promise<any>;
+    /** In agent runs: set the final text; optional. */
+    agentDone(response: string, tokens?: number | null): void;
   }
+
+  /** A message to the app's agent. */
+  interface AgentInvoke {
+    invoke_id: string;
+    session_id: string;
+    message: string;
+    history: { role: string; content: string }[];
+    is_sub_invoke?: boolean;
+    llm?: { provider: string; model: string };
+    invoker_user_id: string | null;
+    attachments?: { name: string; content_type: string; url: string }[];
+    task_scope?: string[];
+  }
+
+  /** Text, a promise of it, or an (async) generator of chunks. */
+  type AgentHandler = (invoke: AgentInvoke, ctx: WorkerContext) => unknown;
 
   type FileContent = string | Uint8Array | ArrayBuffer | Blob;
 
@@ -107,7 +127,9 @@ declare global {
     onJob?: (payload: any, caller: WorkerCaller | null, ctx: WorkerContext) => unknown;
     /** Has 4.5 s together with the calls that are still open. */
     onShutdown?: () => unknown;
-    /** For reporting; `method` is the RPC method, `onJob` or `onStart`. */
+    /** Takes over the loop of the app's agent. */
+    agent?: AgentHandler;
+    /** For reporting; `method` is the RPC method, `onJob`, `onStart` or `agent`. */
     onError?: (error: unknown, method: string) => unknown;
   }
 

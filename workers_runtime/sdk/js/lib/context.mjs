@@ -1,6 +1,8 @@
 /** `ctx`: what a handler may do on behalf of its call. */
 
-import { CallOver } from './errors.mjs';
+import { randomUUID } from 'node:crypto';
+
+import { CallOver, HostError, ToolError } from './errors.mjs';
 import { emit, log } from './logging.mjs';
 import { request } from './operations.mjs';
 import { uploadFile } from './upload.mjs';
@@ -9,7 +11,7 @@ import { uploadFile } from './upload.mjs';
  * Make the `ctx` of one call. Its operations reject with `CallOver` once the call has ended.
  *
  * @param {object} app the host's `discover` message.
- * @param {{token: string, over: boolean, caller: ?object, job: ?object}} call
+ * @param {{token: string, over: boolean, caller: ?object, job: ?object, invokeId: ?string}} call
  */
 export function makeContext(app, call) {
   const ask = (type, fields) => request(call, type, fields);
@@ -35,12 +37,28 @@ export function makeContext(app, call) {
     action: (name, input = {}) => selfAction('triggerAction', { actionName: name, input }),
     callIntegration: (integrationId, action, input = {}, asUser = undefined) =>
       selfAction('call_integration', { integrationId, action, input, asUser }),
+    callTool: (name, args = {}) => callTool(call, ask, name, args),
+    agentDone: (response, tokens = null) => {
+      if (call.over) throw new CallOver();
+      call.finished = { response: String(response), tokens };
+    },
   });
 }
 
 function rowsOf(answer) {
   const { columns = [], rows = [], row_count: rowCount = rows.length } = answer;
   return { columns, rows, rowCount };
+}
+
+/** Use a tool in an agent run; waits as long as an approval takes. */
+async function callTool(call, ask, name, args) {
+  const fields = { invoke_id: call.invokeId, call_id: randomUUID(), tool_name: name, args };
+  try {
+    return (await ask('agent_tool_call', fields)).result;
+  } catch (error) {
+    if (!(error instanceof HostError) || error instanceof CallOver) throw error;
+    throw new ToolError(error.message);
+  }
 }
 
 async function enqueue(ask, payload, options = {}) {

@@ -15,6 +15,11 @@ export class HostTimeout extends HostError {
   name = 'HostTimeout';
 }
 
+/** A tool of an agent run failed or was denied. */
+export class ToolError extends HostError {
+  name = 'ToolError';
+}
+
 /** A `ctx` was used after its handler had returned or its call had timed out. */
 export class CallOver extends HostError {
   name = 'CallOver';

@@ -1,7 +1,7 @@
 /** The accepted forms of `serve`. */
 
 const RECOGNISED = ['rpc', 'onStart', 'onJob', 'onShutdown'];
-const HOOKS = ['onStart', 'onJob', 'onShutdown', 'onError'];
+const HOOKS = ['onStart', 'onJob', 'onShutdown', 'onError', 'agent'];
 
 /**
  * Bring the arguments of `serve` into one form.
@@ -9,12 +9,12 @@ const HOOKS = ['onStart', 'onJob', 'onShutdown', 'onError'];
  * @param {unknown[]} args
  * @param {(text: string) => void} warn takes one line per oddity.
  * @returns {{rpc: Map<string, Function>, onStart?: Function, onJob?: Function,
- *   onShutdown?: Function, onError?: Function}} methods in declaration order.
+ *   onShutdown?: Function, onError?: Function, agent?: Function}} methods in declaration order.
  * @throws {TypeError} an argument is not an object, or a hook is not a function.
  */
 export function readHandlers(args, warn) {
   const [first, second] = args.map((arg, index) => objectOr(arg, `argument ${index + 1}`));
-  const current = RECOGNISED.some((key) => key in (first ?? {}));
+  const current = RECOGNISED.some((key) => key in (first ?? {})) || isOnlyAgent(first);
   if (!current && !second && Object.keys(first ?? {}).length > 0) {
     warn('serve({name: fn}) is the old form; write serve({rpc: {name: fn}})');
   }
@@ -27,6 +27,11 @@ export function readHandlers(args, warn) {
     handlers[hook] = value.bind(second?.[hook] ? second : first);
   }
   return handlers;
+}
+
+/** Beside RPC methods of the old form, `agent` is one of them. */
+function isOnlyAgent(first) {
+  return Object.keys(first ?? {}).join() === 'agent';
 }
 
 function objectOr(value, name) {

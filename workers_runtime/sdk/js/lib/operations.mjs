@@ -18,6 +18,7 @@ export const ANSWERS = new Set([
   'job_enqueue_result',
   'job_extend_result',
   'job_progress_result',
+  'agent_tool_result',
 ]);
 
 /** Time limit of an operation in ms; the host's `discover` may change it. */
@@ -46,13 +47,15 @@ export async function request(call, type, fields) {
     waiting.shift()?.();
     throw new CallOver();
   }
-  const id = `o${(lastId += 1)}`;
+  const id = fields.call_id ?? `o${(lastId += 1)}`;
+  const named = fields.call_id ? {} : { id };
   const token = call ? { call: call.token } : {};
   return new Promise((resolve, reject) => {
-    const timer = setTimeout(() => expire(id), timing.answerMs);
+    // A tool call has its own name on the wire, and may wait for a person.
+    const timer = fields.call_id ? null : setTimeout(() => expire(id), timing.answerMs);
     open.set(id, { resolve, reject, timer });
     try {
-      send({ ...fields, type, id, ...token });
+      send({ ...fields, type, ...named, ...token });
     } catch (error) {
       close(id)?.reject(unsendable(error));
     }
@@ -65,7 +68,7 @@ export async function request(call, type, fields) {
  * @param {object} message one of the `ANSWERS`.
  */
 export function settle(message) {
-  const operation = close(message.id);
+  const operation = close(message.call_id ?? message.id);
   if (!operation) return;
   if (message.error === undefined || message.error === null) operation.resolve(message);
   else if (message.error === CALL_OVER) operation.reject(new CallOver());

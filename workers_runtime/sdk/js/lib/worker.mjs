@@ -2,6 +2,7 @@
 
 import { AsyncLocalStorage } from 'node:async_hooks';
 
+import { runAgent } from './agent.mjs';
 import { makeContext } from './context.mjs';
 import { NotSerialisable, Reject, Retry, TooLarge, errorDetail, errorText } from './errors.mjs';
 import { readHandlers } from './handlers.mjs';
@@ -86,7 +87,8 @@ export class Worker {
     if (this.#announced || this.#app === null || !this.serving) return;
     this.#announced = true;
     surviveRejections();
-    send({ type: 'discover', protocol: 2, methods: [...this.#handlers.rpc.keys()] });
+    const capabilities = this.#handlers.agent ? ['agent'] : [];
+    send({ type: 'discover', protocol: 2, methods: [...this.#handlers.rpc.keys()], capabilities });
     this.#started = this.#start();
   }
 
@@ -112,10 +114,7 @@ export class Worker {
     if (message.type === 'rpc') this.#track(this.#rpc(message));
     else if (message.type === 'job') this.#track(this.#job(message));
     else if (message.type === 'shutdown') this.shutdown();
-    else if (message.type === 'agent_invoke') {
-      const error = 'this worker has no agent handler';
-      send({ type: 'agent_error', invoke_id: message.invoke_id, error });
-    }
+    else if (message.type === 'agent_invoke') this.#track(this.#agent(message));
   }
 
   #track(work) {
@@ -154,6 +153,24 @@ export class Worker {
       }
     };
     await this.#answer(answer, 'onJob', call, handle);
+  }
+
+  async #agent(message) {
+    const { agent } = this.#handlers;
+    const head = { invoke_id: message.invoke_id };
+    if (!agent) {
+      send({ ...head, type: 'agent_error', error: 'this worker has no agent handler' });
+      return;
+    }
+    const call = makeCall(message);
+    await this.#started;
+    let answer = null;
+    const error = await this.#guard('agent', async () => {
+      answer = await this.#run(call, (ctx) => runAgent(agent, message, ctx, call));
+    });
+    call.over = true;
+    if (error !== null) send({ ...head, type: 'agent_error', error });
+    else sendAgentDone(head, answer);
   }
 
   /** Run a handler and send its result or error. */
@@ -197,7 +214,8 @@ export class Worker {
 }
 
 function makeCall(message, job = null) {
-  return { token: message.call, over: false, caller: message.caller ?? null, job };
+  const { call: token, caller = null, invoke_id: invokeId = null } = message;
+  return { token, over: false, caller, job, invokeId, finished: null };
 }
 
 function sendResult(answer, result, where) {
@@ -213,6 +231,15 @@ function sendResult(answer, result, where) {
       writeLog('error', `${where}: result is not JSON serialisable: ${error.message}`);
       send({ ...answer, error: 'result is not JSON serialisable' });
     } else throw error;
+  }
+}
+
+function sendAgentDone(head, answer) {
+  try {
+    send({ ...head, ...answer, type: 'agent_done' });
+  } catch (error) {
+    if (!(error instanceof TooLarge)) throw error;
+    send({ ...head, type: 'agent_error', error: 'result too large' });
   }
 }
 
