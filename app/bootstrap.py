@@ -43,6 +43,7 @@ from app.secrets import service as secrets_service
 from app.secrets.events import PlatformSecretChanged
 from app.workers import service as workers_service
 from app.workers.events import DeploymentActivated, DeploymentReceived
+from app.workers.icons import keep_icon
 from config.settings import Settings
 
 
@@ -103,6 +104,7 @@ def subscriptions(cipher: Cipher) -> Subscriptions:
     listed.add(PlatformSecretChanged, workers_service.restart_for_secret)
     listed.add(DeploymentReceived, agents_service.check_deployment)
     listed.add(DeploymentActivated, agents_service.register_deployment)
+    listed.add(DeploymentActivated, keep_icon)
     listed.add(AppUninstalled, agents_service.forget_app)
     listed.add(CronCreated, agents_service.cron_created)
     listed.add(CronDeleted, agents_service.cron_deleted)

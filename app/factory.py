@@ -22,6 +22,7 @@ from app.auth.service_accounts import routes as service_accounts_routes
 from app.channels import routes as channels_routes
 from app.core.platform import Platform
 from app.crons import routes as crons_routes
+from app.data import browser_routes
 from app.data import routes as data_routes
 from app.files import routes as files_routes
 from app.files import storage_routes
@@ -80,6 +81,7 @@ def _register_slices(app: Flask, api: Api) -> None:
     api.register_blueprint(apps_routes.blp)
     api.register_blueprint(share_routes.blp)
     api.register_blueprint(data_routes.blp)
+    api.register_blueprint(browser_routes.blp)
     api.register_blueprint(files_routes.blp)
     api.register_blueprint(storage_routes.blp)
     api.register_blueprint(audit_routes.blp)

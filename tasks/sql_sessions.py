@@ -19,7 +19,8 @@ from psycopg import pq
 from app.core.actor import Source
 from app.core.errors import Failed, Invalid, TooMany
 from app.data import app_sql
-from app.data.app_sql import Answer, AppDatabase, Connection, Identity
+from app.data.app_sql import Answer, AppDatabase, Identity
+from app.data.logins import Connection
 from tasks.calls import CallRegister, OpenCall
 from workers_runtime.protocol import JSONObject
 

@@ -9,6 +9,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import structlog
 from sqlalchemy.orm import Session
@@ -123,6 +124,24 @@ def mark_agent(uow: UnitOfWork, app_id: str, *, registered: bool) -> None:
 def mark_frontend(uow: UnitOfWork, app_id: str, *, deployed: bool) -> None:
     """Remember whether a frontend with an index page is deployed."""
     repository.change(uow.session, app_id, {"has_frontend": deployed})
+
+
+def icon_of(session: Session, app_id: str) -> UUID | None:
+    """Return the id of an installed app's icon file.
+
+    Raises:
+        Forbidden: the id is a schema that is off limits.
+    """
+    check_app_id(app_id)
+    found = repository.find(session, app_id) if is_identifier(app_id) else None
+    return None if found is None else found.icon
+
+
+def replace_icon(uow: UnitOfWork, app_id: str, file_id: UUID) -> UUID | None:
+    """Point an app to its icon file; return the former one."""
+    former = icon_of(uow.session, app_id)
+    repository.change(uow.session, app_id, {"icon": file_id})
+    return former
 
 
 def list_apps(session: Session, *, app_type: str | None = None) -> list[AppSummary]:

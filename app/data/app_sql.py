@@ -13,8 +13,6 @@ Source: REST contract part 30, section 4.5; ADR 0003.
 from __future__ import annotations
 
 import base64
-import hashlib
-import hmac
 import json
 import math
 import threading
@@ -24,22 +22,19 @@ from typing import Any, Final
 from uuid import UUID
 
 import psycopg
-import structlog
-from psycopg import errors, pq, sql
+from psycopg import errors, pq
 from psycopg.types.string import TextLoader
 from psycopg_pool import ConnectionPool, PoolTimeout
-from sqlalchemy import Engine, make_url
+from sqlalchemy import Engine
 from sqlalchemy.dialects.postgresql import insert
 
 from app.core.actor import Actor, Source
 from app.core.errors import AppError, Failed, Forbidden, Invalid, NotReady
-from app.core.locks import NAMESPACE, AdvisoryLock
 from app.core.permissions import Permissions
 from app.data.guards import APP_ROLE
+from app.data.logins import Connection, Login
 from app.data.models import SQLIdentity
 from config.settings import Settings
-
-log = structlog.get_logger(__name__)
 
 MAX_ROWS: Final = 1000
 STATEMENT_LIMIT: Final = "8s"
@@ -170,7 +165,6 @@ class Identity:
 
 
 Answer = dict[str, Any]  # Any: JSON values
-Connection = psycopg.Connection[tuple[Any, ...]]
 
 
 class AppDatabase:
@@ -178,23 +172,7 @@ class AppDatabase:
 
     def __init__(self, settings: Settings, engine: Engine) -> None:
         self._engine = engine
-        url = make_url(settings.database.url)
-        name = url.database or ""
-        self._login = f"trellis_sql_{hashlib.sha256(name.encode()).hexdigest()[:12]}"
-        self._password = hmac.new(
-            bytes.fromhex(settings.auth.master_key), f"app-sql:{name}".encode(), "sha256"
-        ).hexdigest()
-        self._parameters: dict[str, Any] = {  # Any: libpq's parameters
-            **url.query,
-            "host": url.host,
-            "port": url.port,
-            "dbname": name,
-            "user": self._login,
-            "password": self._password,
-            "application_name": "trellis-app-sql",
-            "connect_timeout": 2,
-            "options": "-c timezone=UTC",
-        }
+        self._login = Login(settings, engine, purpose="sql", role=APP_ROLE)
         self._opening = threading.Lock()
         self._pool: ConnectionPool[Connection] | None = None
         self._identities: dict[int, Identity] = {}
@@ -245,13 +223,13 @@ class AppDatabase:
         if self._pool is None:
             with self._opening:
                 if self._pool is None:
-                    self._ensure_login()
+                    self._login.ensure()
                     self._pool = self._make_pool()
         return self._pool
 
     def _make_pool(self) -> ConnectionPool[Connection]:
         return ConnectionPool(
-            kwargs=self._parameters,
+            kwargs=self._login.parameters,
             connection_class=psycopg.Connection[tuple[Any, ...]],
             min_size=0,
             max_size=POOL_SIZE,
@@ -266,53 +244,14 @@ class AppDatabase:
     def _configure(self, connection: Connection) -> None:
         # A new connection may have the process id of an old one that worked for somebody else.
         self._identities.pop(connection.info.backend_pid, None)
-        for name in AS_TEXT:
-            connection.adapters.register_loader(name, TextLoader)
-        connection.adapters.register_loader("timestamptz", _ZonedLoader)
+        read_as_json(connection)
 
-    def _ensure_login(self) -> None:
-        """Make the login if it is missing or has another password.
 
-        Raises:
-            Failed: this server does not let us.
-        """
-        try:
-            psycopg.connect(**self._parameters).close()
-        except psycopg.OperationalError:
-            log.info("app_login_made", login=self._login)
-        else:
-            return
-        owner = make_url(str(self._engine.url.render_as_string(hide_password=False)))
-        parameters = {**self._parameters, "user": owner.username, "password": owner.password}
-        try:
-            with psycopg.connect(**parameters, autocommit=True) as connection:
-                self._make_login(connection)
-            psycopg.connect(**self._parameters).close()
-        except psycopg.Error as exc:
-            log.exception("app_login_failed", login=self._login)
-            raise Failed("SQL is not available on this database server") from exc
-
-    def _make_login(self, connection: Connection) -> None:
-        # Nodes that start at the same time would update the same rows of the catalogue. The lock
-        # goes with the connection.
-        lock = (NAMESPACE, AdvisoryLock.APP_LOGIN)
-        connection.execute("SELECT pg_advisory_lock(%s, %s)", lock)
-        values = {
-            "login": sql.Identifier(self._login),
-            "password": sql.Literal(self._password),
-            "role": sql.Identifier(APP_ROLE),
-        }
-        known = connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [self._login])
-        verb = "ALTER" if known.fetchone() else "CREATE"
-        statement = sql.SQL(f"{verb} ROLE {{login}} LOGIN PASSWORD {{password}}")
-        try:
-            connection.execute(statement.format(**values))
-        except errors.DuplicateObject:
-            log.info("app_login_exists", login=self._login)
-        connection.execute(sql.SQL("GRANT {role} TO {login}").format(**values))
-        # A temporary table would hide the app's own from the next caller of the connection.
-        database = sql.Identifier(self._parameters["dbname"])
-        connection.execute(sql.SQL("REVOKE TEMPORARY ON DATABASE {} FROM PUBLIC").format(database))
+def read_as_json(connection: Connection) -> None:
+    """Have a connection give values that JSON can hold; the exact ones as texts."""
+    for name in AS_TEXT:
+        connection.adapters.register_loader(name, TextLoader)
+    connection.adapters.register_loader("timestamptz", _ZonedLoader)
 
 
 class _ZonedLoader(TextLoader):
@@ -352,7 +291,7 @@ def execute(connection: Connection, statement: str, params: Sequence[Any]) -> An
     if "\0" in statement:
         raise Invalid("text must not contain the character U+0000")
     try:
-        columns, types = _describe(connection, statement)
+        columns, types = describe(connection, statement)
         values = _texts(params, types)
         if columns:
             rows = _fetch(connection, statement, values)
@@ -377,7 +316,7 @@ def database_message(exc: psycopg.Error) -> AppError:
     return Failed(text)
 
 
-def _describe(connection: Connection, statement: str) -> tuple[list[str], list[int]]:
+def describe(connection: Connection, statement: str) -> tuple[list[str], list[int]]:
     """Return the names of the result's columns and the types of the parameters."""
     raw = connection.pgconn
     for result in (
@@ -439,15 +378,16 @@ def _fetch(
             # Closing the stream cancels the rest of the query.
             stream.close()  # type: ignore[attr-defined]
             raise Failed(f"query returned more than {MAX_ROWS} rows; add LIMIT")
-        rows.append([_plain(value) for value in row])
+        rows.append([plain(value) for value in row])
     return rows
 
 
-def _plain(value: Any) -> Any:  # Any: psycopg's values, then JSON values
+def plain(value: Any) -> Any:  # Any: psycopg's values, then JSON values
+    """Return a value as JSON can hold it."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, bytes | bytearray | memoryview):
         return base64.b64encode(bytes(value)).decode()
     if isinstance(value, list):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return value

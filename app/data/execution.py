@@ -15,6 +15,8 @@ NO_PRELUDE: Prelude = ("", ())
 PREPARED = "trellis.prepared"
 MAX_PREPARED = 200
 NAMES = count(1)
+UNSURE = "?"
+SEEN, TO_PREPARE = "seen", "to prepare"
 
 
 def render(session: Session, statement: sql.Composable) -> str:
@@ -53,20 +55,22 @@ def query(
     if not often:
         return connection.exec_driver_sql(before + text, (*values, *parameters))
     known: dict[str, str] = connection.info.setdefault(PREPARED, {})
-    name = known.get(text)
-    if name:
-        call = before + _call(name, len(parameters))
-        return connection.exec_driver_sql(call, (*values, *parameters))
-    if name is None:
-        if len(known) >= MAX_PREPARED:
-            before = "DEALLOCATE ALL;" + before
-            known.clear()
-        known[text] = ""
+    if UNSURE in known or len(known) >= MAX_PREPARED:
+        before = "DEALLOCATE ALL;" + before
+        known.clear()
+    name = known.setdefault(text, SEEN)
+    if name is SEEN:
+        known[text] = TO_PREPARE
         return connection.exec_driver_sql(before + text, (*values, *parameters))
-    # A name is used once only: if the message fails, nobody knows whether it is taken.
-    name = f"trellis_{next(NAMES)}"
-    call = f"PREPARE {name} AS {_numbered(text)};{before}{_call(name, len(parameters))}"
-    result = connection.exec_driver_sql(call, (*values, *parameters))
+    if name is TO_PREPARE:
+        name = f"trellis_{next(NAMES)}"
+        before = f"PREPARE {name} AS {_numbered(text)};{before}"
+        # If the message fails, nobody knows whether the statement is prepared.
+        known[UNSURE] = name
+    result = connection.exec_driver_sql(
+        before + _call(name, len(parameters)), (*values, *parameters)
+    )
+    known.pop(UNSURE, None)
     known[text] = name
     return result
 

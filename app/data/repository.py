@@ -18,20 +18,19 @@ Public = Mapping[str, Sequence[str]]
 
 # Run before every statement on records, so as plain text: SQLAlchemy's compiler would cost more
 # than Postgres does.
-SETTINGS = """
-set_config('statement_timeout', %s, true), set_config('trellis.user_id', %s, true),
-set_config('trellis.delegator_id', %s, true), set_config('trellis.source', %s, true),
-set_config('trellis.hook_depth', %s, true)
-"""
+NAMES = (
+    "statement_timeout",
+    "trellis.user_id",
+    "trellis.delegator_id",
+    "trellis.source",
+    "trellis.hook_depth",
+)
+SETTINGS = ", ".join(f"set_config('{name}', %s, true)" for name in NAMES) + " "
 SET_CONTEXT = "SELECT " + SETTINGS
 # The same, and what is remembered checked, in front of a statement that is a transaction by itself.
-READ_BY_MEMORY = "SET LOCAL statement_timeout = %s; SELECT trellis.expect_v1(%s, %s, %s::uuid, %s);"
-WRITE_BY_MEMORY = (
-    "SET LOCAL statement_timeout = %s; SET LOCAL trellis.user_id = %s;"
-    "SET LOCAL trellis.delegator_id = %s; SET LOCAL trellis.source = %s;"
-    "SET LOCAL trellis.hook_depth = %s;"
-    "SELECT trellis.expect_v1(%s, %s, %s::uuid, %s);"
-)
+EXPECT = "SELECT trellis.expect_v1(%s, %s, %s::uuid, %s);"
+READ_BY_MEMORY = "SET LOCAL statement_timeout = %s;" + EXPECT
+WRITE_BY_MEMORY = "".join(f"SET LOCAL {name} = %s;" for name in NAMES) + EXPECT
 OPEN = (
     "SELECT c.stamp, "
     + SETTINGS

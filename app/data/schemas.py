@@ -6,6 +6,8 @@ from typing import Any
 
 from marshmallow import Schema, fields
 
+from app.http.schemas import WireSchema
+
 
 class RecordOut(Schema):
     """A record: system columns and the fields of its entity."""
@@ -29,3 +31,18 @@ def query_parameters() -> list[dict[str, Any]]:  # Any: OpenAPI's own format
         {"in": "query", "name": name, "schema": {"type": kind}, "description": text}
         for name, kind, text in described
     ]
+
+
+class Select(WireSchema):
+    """A SELECT for the database browser."""
+
+    sql = fields.Str(load_default="")
+    schema = fields.Str(load_default=None)
+
+
+class SelectOut(Schema):
+    """Columns and rows."""
+
+    columns = fields.List(fields.Str(), required=True)
+    rows = fields.List(fields.List(fields.Raw(allow_none=True)), required=True)
+    row_count = fields.Int(required=True)

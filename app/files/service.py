@@ -177,6 +177,24 @@ def remove(uow: UnitOfWork, actor: Actor, *, app_id: str, file_id: str) -> None:
     repository.remove(uow.session, found.id)
 
 
+def discard(uow: UnitOfWork, file_id: UUID) -> None:
+    """Delete a file that the platform itself keeps for an app."""
+    repository.remove(uow.session, file_id)
+
+
+def icon(session: Session, app_id: str) -> FileInfo:
+    """Return the file of an app's icon.
+
+    Raises:
+        NotFound: it has none.
+    """
+    found = apps_service.icon_of(session, app_id)
+    file = None if found is None else describe(session, app_id, found)
+    if file is None:
+        raise NotFound(f"no icon for app '{app_id}'")
+    return file
+
+
 # --- files on disk ---------------------------------------------------------------------------
 
 

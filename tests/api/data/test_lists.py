@@ -2,6 +2,7 @@
 
 import json
 
+import psutil
 import pytest
 
 from tests.api.data.conftest import DRIVERS, VEHICLES
@@ -121,6 +122,25 @@ def test_a_list_of_everything_streams(fleet):
     pieces = list(answer.iter_encoded())
     assert len(pieces) > 5
     assert len(json.loads(b"".join(pieces))) == 3000
+
+
+def test_memory_stays_flat_however_many_rows_there_are(fleet, platform):
+    with platform.engine.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE fleet.drivers DISABLE TRIGGER USER")
+        connection.exec_driver_sql(
+            "INSERT INTO fleet.drivers (name) SELECT repeat('x', 2000)"
+            " FROM generate_series(1, 30000)"
+        )
+    process, size = psutil.Process(), 0
+    answer = fleet.get(DRIVERS, buffered=False)
+    pieces = answer.iter_encoded()
+    next(pieces)
+    before = most = process.memory_info().rss
+    for piece in pieces:
+        size += len(piece)
+        most = max(most, process.memory_info().rss)
+    assert size > 60_000_000
+    assert most - before < 20_000_000
 
 
 def test_an_abandoned_stream_gives_its_connection_back(fleet, platform):

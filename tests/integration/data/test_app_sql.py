@@ -34,7 +34,7 @@ def database(admin, platform):
     yield database
     database.close()
     with platform.engine.begin() as owner:
-        owner.execute(text(f'DROP ROLE IF EXISTS "{database._login}"'))
+        owner.execute(text(f'DROP ROLE IF EXISTS "{database._login.name}"'))
 
 
 def actor(*keys):

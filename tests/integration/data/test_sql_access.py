@@ -32,7 +32,7 @@ def database(platform, settings):
     database.close()
     with platform.engine.begin() as connection:
         logins = "SELECT rolname FROM pg_roles WHERE rolname = :login"
-        for login in connection.scalars(text(logins), {"login": database._login}).all():
+        for login in connection.scalars(text(logins), {"login": database._login.name}).all():
             connection.execute(text(f'DROP ROLE "{login}"'))
 
 
