@@ -2,7 +2,7 @@
 
 Imported on first use: the library takes a second and some memory.
 
-Source: REST contract part 40, section 4; ADR 0013.
+Source: REST contract part 40, section 4; ADR 0016.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 The API asks a node to connect, because only nodes run foreign programs and event loops; the node
 writes down what it found. Rows are the truth: every node connects by them.
 
-Source: REST contract part 40, section 4; ADR 0013.
+Source: REST contract part 40, section 4; ADR 0016.
 """
 
 from __future__ import annotations
