@@ -216,8 +216,11 @@ def test_a_worker_whose_runtime_cannot_start_still_stops(start_platform):
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_rolling_restarts_cost_no_more_than_the_calls_of_killed_nodes(two_nodes):
-    """A node joins, the oldest leaves: every second one in order, the others are killed."""
-    rounds = int(os.environ.get("TRELLIS_TEST_RESTARTS", "4"))
+    """A node joins, the oldest leaves: every second one in order, the others are killed.
+
+    TRELLIS_TEST_RESTARTS=20 makes it as long as releases should have it.
+    """
+    rounds = int(os.environ.get("TRELLIS_TEST_RESTARTS", "2"))
     stack, names, killed = two_nodes.stack, ["worker", "worker2"], []
     # Paced, so that starting a worker does not take longer than anybody would wait.
     with load(two_nodes, pause_s=0.02) as answers:
@@ -229,7 +232,8 @@ def test_rolling_restarts_cost_no_more_than_the_calls_of_killed_nodes(two_nodes)
             if not in_order:
                 killed.append(time.monotonic())
             stack.kill(names.pop(0), signal.SIGTERM if in_order else signal.SIGKILL)
-        time.sleep(3)
+        time.sleep(6)
+        calm = time.monotonic() - 2
     failed = [(text, began) for code, text, _, began in answers if code != 200]
     # Four clients have at most one call each on a node when it dies; messages it had taken but
     # not begun fail when its sign of life expires, and so may those that come until then.
@@ -239,4 +243,4 @@ def test_rolling_restarts_cost_no_more_than_the_calls_of_killed_nodes(two_nodes)
     assert len(blamed) >= len(failed), failed
     assert len(failed) <= 8 * len(killed), failed
     assert len(answers) > 50 * rounds
-    assert answers[-1][0] == 200
+    assert {code for code, _, _, began in answers if began > calm} == {200}
