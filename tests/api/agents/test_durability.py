@@ -10,6 +10,8 @@ from datetime import timedelta
 from uuid import UUID
 
 import pytest
+from redis import Redis
+from redis.exceptions import ConnectionError as RedisAway
 from sqlalchemy import text
 
 from app.agents import run_repository, runs, sweeper
@@ -293,14 +295,11 @@ def test_seconds_are_limited(platform: Platform, admin: ApiClient, model: ModelS
 def test_broker_away_keeps_nothing(
     platform: Platform, admin: ApiClient, model: ModelServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from celery import Celery
-    from kombu.exceptions import OperationalError
-
     def refuse(*_args: object, **_kwargs: object) -> None:
-        raise OperationalError("connection refused")
+        raise RedisAway("connection refused")
 
     # The broker itself is shared by the tests of this process; only its client says it is away.
-    monkeypatch.setattr(Celery, "send_task", refuse)
+    monkeypatch.setattr(Redis, "lpush", refuse)
     assert error(admin.post("/apps/stock/agent/invoke", {"message": "go"})) == (
         503,
         "agent queue is unavailable",
