@@ -48,6 +48,7 @@ def rows(caller):
 
 def test_a_login_is_proved_by_a_state_that_works_once(gmail, google, shared_platform):
     gmail.client.delete(f"{gmail.path}/auth")
+    google.take()
     url = gmail.begin()
     assert "access_type=offline" in url
     assert "gmail.modify" not in url

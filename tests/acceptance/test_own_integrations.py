@@ -89,11 +89,18 @@ serve(rpc={"through": through, "token": token, "chain": chain, "inner": inner})
 
 
 @pytest.fixture(scope="module")
-def own(shared_platform):
+def installed(shared_platform):
     shared_platform.install("own", WORKER, **MANIFEST)
     saved = shared_platform.admin.put("/integrations/own/config", json={"key": "k-e-y", "size": 5})
     assert saved.status_code == 200, saved.text
     return Caller(shared_platform.admin, "own")
+
+
+@pytest.fixture
+def own(installed):
+    """The integration, with nobody logged in."""
+    installed.client.delete(f"{installed.path}/auth")
+    return installed
 
 
 def connect(caller, **query):
