@@ -148,6 +148,7 @@ def make_celery(settings: Settings, *, main: str = "trellis") -> Celery:
     timeout_s = settings.redis.timeout.total_seconds()
     celery.conf.update(
         broker_url=settings.redis.url,
+        broker_transport="app.core.broker:Transport",
         broker_pool_limit=32,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,

@@ -4,12 +4,15 @@ Source: "What must not happen" of the product's first issue; contract part 30, s
 """
 
 import signal
+import threading
 
 import psutil
 import psycopg2
 import pytest
 
+from tests.acceptance.test_agents import Stream, ask, prepare
 from tests.acceptance.test_channels import open_channel
+from tests.fakes.model_server import Answer, model_server
 from tests.fakes.telegram import running_telegram
 from tests.support.stack import wait_until
 
@@ -144,3 +147,23 @@ def test_an_orderly_stop_makes_jobs_visible_at_once(start_platform):
     assert platform.admin.post("/apps/shop/worker/stop").status_code == 200
     platform.deploy("shop", SLOW.replace("time.sleep(", "print("))
     platform.wait_archived("shop", ids, timeout=20)
+
+
+def test_losing_redis_under_a_running_task_costs_no_node(start_platform):
+    platform = start_platform("web", "worker")
+    with model_server() as model:
+        prepare(platform, model, "desk")
+        hold = threading.Event()
+        model.answers.append(Answer(text=["done"], hold=hold))
+        Stream(platform, "desk", "go")
+        wait_until(lambda: model.requests, what="the run")
+        platform.redis.kill()
+        wait_until(lambda: "to broker lost" in platform.stack.log("worker"), what="the loss")
+        platform.redis.start(empty=True)
+        hold.set()
+        wait_until(lambda: "agent_run_completed" in platform.stack.log("worker"), what="its end")
+        model.say("still here")
+        # Both the heartbeat and the consumer have to be back.
+        wait_until(lambda: platform.stack.log("worker").count("Connected to") == 2, what="Celery")
+        assert ask(platform, "desk", "and now?")[-1].kind == "done"
+        assert platform.stack.processes["worker"].poll() is None
