@@ -14,6 +14,8 @@ from typing import Any
 
 from kombu.transport import redis
 
+TRANSPORT = "app.core.broker:Transport"
+
 
 class QoS(redis.QoS):
     """Messages of a channel that are not acknowledged yet."""
@@ -44,6 +46,6 @@ class Channel(redis.Channel):
 
 
 class Transport(redis.Transport):
-    """What ``broker_transport`` of the Celery app names."""
+    """What kombu uses for our broker; see ``make_celery``."""
 
     Channel = Channel

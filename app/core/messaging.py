@@ -12,12 +12,14 @@ from celery import Celery
 from kombu.entity import Exchange
 from kombu.entity import Queue as KombuQueue
 from kombu.exceptions import OperationalError
+from kombu.transport import TRANSPORT_ALIASES
 from redis import Redis
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from app.core import celery_wire
+from app.core.broker import TRANSPORT
 from app.core.errors import NotReady
 from config.settings import Settings
 
@@ -144,11 +146,12 @@ def _declared(queue: Queue) -> KombuQueue:
 
 def make_celery(settings: Settings, *, main: str = "trellis") -> Celery:
     """Return a Celery app on our broker; web processes use it to publish only."""
+    # By the names of the schemes, so that logs show the URL as it was given.
+    TRANSPORT_ALIASES.update({"redis": TRANSPORT, "rediss": TRANSPORT})
     celery = Celery(main, set_as_current=False)
     timeout_s = settings.redis.timeout.total_seconds()
     celery.conf.update(
         broker_url=settings.redis.url,
-        broker_transport="app.core.broker:Transport",
         broker_pool_limit=32,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
