@@ -20,6 +20,7 @@ from tasks.node import NodeStep
 def build(settings: Settings, *, process: str) -> Celery:
     """Return a Celery app with every task and its platform attached."""
     celery = make_celery(settings)
+    celery.conf.worker_consumer = "tasks.consumer:Consumer"
     platform = bootstrap(settings, CeleryPublisher(celery), process=process)
     setattr(celery, base.PLATFORM, platform)
     registry.register_tasks(celery)
