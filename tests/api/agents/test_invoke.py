@@ -11,6 +11,7 @@ import pytest
 from app.agents import attachments
 from app.agents.authority import agent_user_id
 from app.core.platform import Platform
+from app.files import service as files
 from tests.fakes.model_server import Call, ModelServer
 from tests.support.agents import MANIFEST, ask, install_agent, register_model
 from tests.support.api import ApiClient, error
@@ -272,6 +273,21 @@ def test_files_of_a_message(platform: Platform, admin: ApiClient, model: ModelSe
     admin.delete(f"/apps/stock/storage/{file_id}")
     with platform.uow() as uow:
         assert attachments.addresses(uow, "http://x", "stock", [block]) == []
+
+
+@pytest.mark.usefixtures("stock", "model")
+def test_files_of_a_message_have_a_limit_together(platform: Platform, admin: ApiClient) -> None:
+    ids = []
+    for size in (11 << 20, 10 << 20):
+        content = files.Content(
+            "big.bin", "application/octet-stream", size, io.BytesIO(bytes(size))
+        )
+        with platform.uow() as uow:
+            stored = files.store(uow, None, app_id="stock", content=content, quota=0)
+        ids.append(str(stored.id))
+    body = {"message": "x", "file_ids": ids}
+    refused = admin.post("/apps/stock/agent/invoke", body)
+    assert error(refused) == (400, "attachments exceed 20 MiB")
 
 
 # --- refusals before the stream --------------------------------------------------------------
