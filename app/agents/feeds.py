@@ -136,7 +136,7 @@ def follow(platform: Platform, run_id: UUID, after: int = 0) -> Iterator[str]:
         run_id: the run.
         after: number of the last event the client has.
     """
-    feeds = _feeds(platform)
+    feeds = platform.part(_Feeds)
     key = streams.key(run_id)
     inbox = feeds.reader.join(key, _converter)
     try:
@@ -147,7 +147,7 @@ def follow(platform: Platform, run_id: UUID, after: int = 0) -> Iterator[str]:
 
 def _follow(platform: Platform, run_id: UUID, inbox: Inbox[Entry], after: int) -> Iterator[str]:
     ping_s = platform.settings.agents.ping.total_seconds()
-    ends = _feeds(platform).ends
+    ends = platform.part(_Feeds).ends
     pending = _history(platform, run_id)
     last, quiet_s, look = after, 0.0, not pending
     if not pending:
@@ -231,7 +231,7 @@ def fleet(platform: Platform, app_id: str | None) -> Iterator[str]:
         platform: the process's platform.
         app_id: only this agent's events.
     """
-    feed = _fleet(platform)
+    feed = platform.part(FleetFeed)
     inbox = feed.join()
     ping_s = platform.settings.agents.ping.total_seconds()
     try:
@@ -266,17 +266,3 @@ class _Feeds:
     def __init__(self, platform: Platform) -> None:
         self.reader: StreamReader[Entry] = StreamReader(platform, "run-feeds")
         self.ends = _Ends(platform, self.reader)
-
-
-_FEEDS: dict[str, _Feeds] = {}
-_FLEETS: dict[str, FleetFeed] = {}
-
-
-def _feeds(platform: Platform) -> _Feeds:
-    url = platform.settings.redis.url
-    return _FEEDS.get(url) or _FEEDS.setdefault(url, _Feeds(platform))
-
-
-def _fleet(platform: Platform) -> FleetFeed:
-    url = platform.settings.redis.url
-    return _FLEETS.get(url) or _FLEETS.setdefault(url, FleetFeed(platform))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from redis import Redis
 from sqlalchemy import Engine
@@ -12,6 +14,8 @@ from app.core.messaging import Publisher
 from app.core.replies import Replies
 from app.core.uow import UnitOfWorkFactory
 from config.settings import Settings
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,3 +36,13 @@ class Platform:
     redis: Redis
     cipher: Cipher
     replies: Replies
+    _parts: dict[object, Any] = field(default_factory=dict, repr=False)  # Any: by their makers
+
+    def part(self, make: Callable[[Platform], T]) -> T:
+        """Return what a slice keeps for as long as the process lives, made when first asked for.
+
+        Args:
+            make: makes it; a function or class of a module, which is also its name.
+        """
+        found: T = self._parts.get(make) or self._parts.setdefault(make, make(self))
+        return found

@@ -85,7 +85,7 @@ def stream(
     Raises:
         NotReady: Redis is not reachable.
     """
-    reader, key = _reader(platform), KEY_PREFIX + app_id
+    reader, key = platform.part(_reader), KEY_PREFIX + app_id
     inbox = reader.join(key, _Lines, platform.settings.workers.log_buffer)
     try:
         past = _history(platform.redis, key, tail, after)
@@ -179,9 +179,5 @@ class _Lines:
         return 0 if previous is None else max(0, int(text) - previous - 1)
 
 
-_READERS: dict[str, StreamReader[Line]] = {}
-
-
 def _reader(platform: Platform) -> StreamReader[Line]:
-    url = platform.settings.redis.url
-    return _READERS.get(url) or _READERS.setdefault(url, StreamReader(platform, "log-feed"))
+    return StreamReader(platform, "log-feed")

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from app.workers import repository
 from app.workers import service as workers_service
 from tests.support.api import error
+from tests.support.stack import wait_until
 
 
 @pytest.fixture
@@ -151,7 +152,12 @@ def test_subscribers_of_one_app_share_one_reader(crm, platform):
     streams = [response.iter_encoded() for response in responses]
     for stream in streams:
         next(stream)
-    assert [thread.name for thread in threading.enumerate()].count("log-feed") == 1
+
+    def readers():
+        return [thread.name for thread in threading.enumerate()].count("log-feed")
+
+    # Those of earlier tests end within a second.
+    wait_until(lambda: readers() == 1, what="one reader")
     add(platform, 1)
     assert all("line 1" in next(stream).decode() for stream in streams)
     for response in responses:
