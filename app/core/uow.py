@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from app.core.events import Event, Subscriptions
 from app.core.groups import Group
 from app.core.messaging import Message, Publisher
+from app.core.statements import DirectSession
 
 E = TypeVar("E")
 R = TypeVar("R")
@@ -64,7 +65,7 @@ class UnitOfWorkFactory:
     def __init__(self, engine: Engine, publisher: Publisher, subscriptions: Subscriptions) -> None:
         self._sessions = sessionmaker(engine, expire_on_commit=False)
         single = engine.execution_options(isolation_level="AUTOCOMMIT")
-        self._readers = sessionmaker(single, expire_on_commit=False)
+        self._readers = sessionmaker(single, class_=DirectSession, expire_on_commit=False)
         self._publisher = publisher
         self._subscriptions = subscriptions
         self._groups: dict[object, Group[Any, Any]] = {}  # Any: each with types of its own

@@ -13,13 +13,13 @@ from typing import Any
 
 import structlog
 from psycopg2 import errorcodes
-from sqlalchemy import CursorResult
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 from sqlalchemy.orm import Session
 
 from app.core.actor import Actor
 from app.core.errors import AppError, Failed, Invalid, Outdated, Unauthenticated
 from app.core.ids import check_app_id, is_identifier, parse_uuid
+from app.core.statements import Rows
 from app.core.uow import UnitOfWork
 from app.data import registry, repository
 from app.data.contract import Entity, Field
@@ -71,7 +71,7 @@ class Target:
         translate: Translate = lambda _exc: None,
         casts: Sequence[Cast] = (),
         often: bool = False,
-    ) -> CursorResult[Any]:  # Any: SQL values
+    ) -> Rows:
         """Run a rendered statement and give its failures their meaning.
 
         Args:

@@ -89,7 +89,7 @@ class Queue:
             "durability": "off" if quick else None,
         }
         rows = session.execute(self._sql.claim, values).all()
-        rows = sorted(rows, key=lambda row: (-row.priority, row.msg_id))
+        rows = sorted(rows, key=lambda row: (-row[4], row[0]))
         columns = self._layout.columns
         return [
             Delivery(row[0], row[1], row[2], row[3], dict(zip(columns, row[5:], strict=True)))

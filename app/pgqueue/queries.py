@@ -225,7 +225,7 @@ def compose(layout: Layout) -> Queries:
 def selected(live: str, columns: tuple[str, ...], selection: str) -> TextClause:
     """Return the statement that sends a message per row of a selection of our own source."""
     names = {"live": live, "columns": ", ".join(columns), "selection": selection}
-    return text(SEND_SELECTED.format(**names))
+    return text(SEND_SELECTED.format(**names)).execution_options(trellis_often=True)
 
 
 def _names(layout: Layout) -> Mapping[str, str]:

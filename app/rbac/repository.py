@@ -11,6 +11,7 @@ from sqlalchemy import delete, exists, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from app.core.statements import fetch
 from app.rbac.models import Assignment, RegisteredKey, Role
 
 ADMIN = "admin"
@@ -25,14 +26,14 @@ WHERE u.id = %s AND u.disabled_at IS NULL
 PRINCIPALS = """
 SELECT u.id, u.email, u.kind, (SELECT version FROM trellis.rbac_version) AS stamp
 FROM trellis.users u
-WHERE u.id = ANY (CAST(%(principals)s AS uuid[])) AND u.disabled_at IS NULL
+WHERE u.id = ANY (CAST(CAST(%(principals)s AS text[]) AS uuid[])) AND u.disabled_at IS NULL
 """
 
 # A condition on statements that act on remembered authority.
 UNCHANGED = """
-(SELECT version FROM trellis.rbac_version) = ALL (CAST(:stamps AS uuid[]))
+(SELECT version FROM trellis.rbac_version) = ALL (CAST(CAST(:stamps AS text[]) AS uuid[]))
 AND NOT EXISTS (
-    SELECT FROM unnest(CAST(:principals AS uuid[])) AS acting (id)
+    SELECT FROM unnest(CAST(CAST(:principals AS text[]) AS uuid[])) AS acting (id)
     WHERE NOT EXISTS (
         SELECT FROM trellis.users u WHERE u.id = acting.id AND u.disabled_at IS NULL
     )
@@ -92,13 +93,13 @@ class Resolved:
 
 def principal(session: Session, user_id: UUID) -> PrincipalRow | None:
     """Return an enabled principal; None when it is gone or disabled."""
-    row = session.connection().exec_driver_sql(PRINCIPAL, (str(user_id),)).one_or_none()
+    row = fetch(session, PRINCIPAL, (str(user_id),), often=True).one_or_none()
     return None if row is None else PrincipalRow(row[0], row[1], _uuid(row[2]))
 
 
 def resolve(session: Session, user_id: UUID) -> Resolved:
     """Return the roles and keys of a principal (empty for an unknown one)."""
-    row = session.connection().exec_driver_sql(RESOLVED, (str(user_id),)).one()
+    row = fetch(session, RESOLVED, (str(user_id),)).one()
     return Resolved(_uuid(row[0]), frozenset(row[1]), frozenset(row[2]))
 
 

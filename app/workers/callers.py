@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from app.core.actor import Actor
 from app.core.ids import SYSTEM_USER_ID
+from app.core.statements import fetch
 from app.rbac import service as rbac_service
 from app.workers.repository import WANTED, Wanted, read_wanted
 
@@ -34,7 +35,7 @@ def look_up(
         that has no row.
     """
     values = {"app_id": app_id, "principals": [str(user_id) for user_id in user_ids]}
-    rows = session.connection().exec_driver_sql(CALLERS, values).all()
+    rows = fetch(session, CALLERS, values, often=True).all()
     actors: dict[UUID, Actor] = {}
     for user_id, email, kind, stamp, *_wanted in rows:
         if user_id is None or UUID(str(user_id)) == SYSTEM_USER_ID:

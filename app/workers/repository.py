@@ -12,6 +12,7 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
 
 from app.core.errors import NotFound
+from app.core.statements import fetch
 from app.workers.models import AppWorker, Deployment, WorkerInstance
 from workers_runtime.protocol import AppState
 
@@ -71,7 +72,7 @@ def find_wanted(session: Session, app_id: str) -> Wanted | None:
 
     Runs for every message of calls, hence past SQLAlchemy's statement building.
     """
-    row = session.connection().exec_driver_sql(WANTED, {"app_id": app_id}).one_or_none()
+    row = fetch(session, WANTED, {"app_id": app_id}, often=True).one_or_none()
     return None if row is None else read_wanted(row)
 
 
@@ -84,14 +85,14 @@ def read_wanted(row: Sequence[Any]) -> Wanted:  # Any: the columns of ``WANTED``
 def wanted_of(session: Session, app_ids: Sequence[str]) -> dict[str, Wanted]:
     """Return what is wanted of several apps."""
     values = {"app_ids": list(app_ids)}
-    rows = session.connection().exec_driver_sql(WANTED_OF, values)
+    rows = fetch(session, WANTED_OF, values)
     found = {row[0]: read_wanted(row) for row in rows}
     return {app_id: found.get(app_id, Wanted(app_id)) for app_id in app_ids}
 
 
 def deployed(session: Session) -> list[Wanted]:
     """Return every app with deployed code, in order of its id."""
-    return [read_wanted(row) for row in session.connection().exec_driver_sql(DEPLOYED)]
+    return [read_wanted(row) for row in fetch(session, DEPLOYED, ())]
 
 
 RUNNABLE = f"""
@@ -118,7 +119,7 @@ def runnable(session: Session, app_id: str) -> bool:
 
     Runs for every turn, hence past SQLAlchemy's statement building.
     """
-    found = session.connection().exec_driver_sql(RUNNABLE, {"app_id": app_id})
+    found = fetch(session, RUNNABLE, {"app_id": app_id}, often=True)
     return bool(found.scalar_one())
 
 

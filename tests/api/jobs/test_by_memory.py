@@ -3,9 +3,10 @@
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from sqlalchemy import event, text
+from sqlalchemy import text
 
 from tests.support.api import error
+from tests.support.sql import spoken
 
 JOBS = "/apps/crm/jobs"
 DENIED = (403, "missing permission: app:crm:invoke")
@@ -24,14 +25,8 @@ def ben(admin, client):
 
 @pytest.fixture
 def statements(platform):
-    seen = []
-
-    def note(_connection, _cursor, statement, *_rest):
-        seen.append(statement)
-
-    event.listen(platform.engine, "before_cursor_execute", note)
-    yield seen
-    event.remove(platform.engine, "before_cursor_execute", note)
+    with spoken(platform.engine) as sent:
+        yield sent
 
 
 def run(platform, statement, **values):
