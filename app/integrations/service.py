@@ -27,6 +27,7 @@ from app.secrets import service as secrets_service
 from app.workers.service import WorkerHost
 
 __all__ = [
+    "acting_as",
     "call_webhook",
     "execute_action",
     "fill_call",
@@ -249,6 +250,15 @@ def fill_call(
         VaultError: something cannot be decrypted.
     """
     return hand_over.fill(session, cipher, app_id, method, params)
+
+
+def acting_as(session: Session, actor: Actor | None, *, app_id: str, method: str) -> Actor | None:
+    """Return whose rights such a call has: an action may also use the integration's records.
+
+    Raises:
+        NotFound: the integration is gone.
+    """
+    return hand_over.with_records(session, actor, app_id, method)
 
 
 def seal_answer(cipher: Cipher, *, app_id: str, method: str, value: JSON) -> JSON:

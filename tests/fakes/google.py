@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 import secrets
+import threading
 import time
 from email import message_from_bytes, policy
 from typing import Any
@@ -107,13 +108,23 @@ class FakeGoogle(FakeOAuth):
         super().__init__()
         self.sent: list[Any] = []
         self.messages: dict[str, dict[str, Any]] = {}
+        self.history: list[dict[str, Any]] = []
+        self.oldest_history = 77
         self.events: dict[str, dict[str, Any]] = {}
+        self.calendar_ids = ["primary", "team"]
+        self.copied: dict[str, dict[str, dict[str, Any]]] = {}
+        self.changes: dict[str, list[dict[str, Any]]] = {}
+        self.oldest_change = 0
+        self.forbidden: set[str] = set()
+        self.hold_at = ""
+        self.held, self._go_on = threading.Event(), threading.Event()
 
     def api(self, asked: Asked, email: str) -> Told:
         for method, pattern, route in (
             ("GET", f"{GMAIL}/profile", self.profile),
             ("GET", f"{GMAIL}/settings/sendAs", self.send_as),
             ("GET", f"{GMAIL}/messages", self.listed),
+            ("GET", f"{GMAIL}/history", self.history_page),
             ("GET", f"{GMAIL}/messages/([^/]+)", self.message),
             ("GET", f"{GMAIL}/messages/([^/]+)/attachments/([^/]+)", self.attachment),
             ("POST", f"{GMAIL}/messages/send", self.send),
@@ -140,8 +151,37 @@ class FakeGoogle(FakeOAuth):
 
     # Gmail
 
+    @property
+    def history_id(self) -> int:
+        return int(self.history[-1]["id"]) if self.history else 77
+
+    def let_go(self) -> None:
+        """Answer the question for the message ``hold_at``, and hold no more."""
+        self.hold_at = ""
+        self._go_on.set()
+
+    def happened(self, kind: str, message_id: str) -> None:
+        """Note a change in the mailbox's history."""
+        entry = {"id": str(self.history_id + 1), kind: [{"message": {"id": message_id}}]}
+        self.history.append(entry)
+
+    def history_page(self, asked: Asked) -> Told:
+        start = int(asked.query["startHistoryId"])
+        if start < self.oldest_history:
+            return google_error(404, "Requested entity was not found.", "notFound")
+        size = int(asked.query["maxResults"])
+        found = [entry for entry in self.history if int(entry["id"]) > start]
+        page: dict[str, Any] = {"historyId": str(self.history_id)}
+        if found:
+            page["history"] = found[:size]
+        if len(found) > size:
+            page["nextPageToken"] = "next"
+        return Told(body=page)
+
     def profile(self, _asked: Asked) -> Told:
-        return Told(body={"emailAddress": self.email, "historyId": "77", "messagesTotal": 3})
+        return Told(
+            body={"emailAddress": self.email, "historyId": str(self.history_id), "messagesTotal": 3}
+        )
 
     def send_as(self, _asked: Asked) -> Told:
         return Told(body={"sendAs": [{"sendAsEmail": self.email, "isDefault": True}]})
@@ -157,6 +197,9 @@ class FakeGoogle(FakeOAuth):
 
     def message(self, asked: Asked, message_id: str) -> Told:
         assert asked.query["format"] in {"full", "metadata"}
+        if message_id == self.hold_at:
+            self.held.set()
+            self._go_on.wait(30)
         found = self.messages.get(message_id)
         return google_error(404, "gone", "notFound") if found is None else Told(body=found)
 
@@ -182,13 +225,39 @@ class FakeGoogle(FakeOAuth):
         return Told(body={"id": self.email, "timeZone": "Europe/Brussels"})
 
     def calendars(self, asked: Asked) -> Told:
+        first, *rest = self.calendar_ids
         if "pageToken" not in asked.query:
-            return Told(body={"items": [{"id": "primary"}], "nextPageToken": "2"})
-        return Told(body={"items": [{"id": "team"}]})
+            return Told(body={"items": [{"id": first, "summary": "P"}], "nextPageToken": "2"})
+        return Told(body={"items": [{"id": name, "summary": name} for name in rest]})
 
-    def event_list(self, asked: Asked, _calendar: str) -> Told:
+    def change(self, calendar: str, event: dict[str, Any]) -> None:
+        """Make an event of a calendar that is to be copied, change it or cancel it."""
+        if event.get("status") == "cancelled" and "recurringEventId" not in event:
+            self.copied[calendar].pop(event["id"])
+        else:
+            self.copied.setdefault(calendar, {})[event["id"]] = event
+        self.changes.setdefault(calendar, []).append(event)
+
+    def changed_events(self, asked: Asked, calendar: str) -> Told:
+        """Answer one event a page, of everything or of what changed since a token."""
+        assert not asked.query.keys() - {"maxResults", "syncToken", "pageToken"}
+        changes, token = self.changes.get(calendar, []), asked.query.get("syncToken")
+        if token is not None and int(token) < self.oldest_change:
+            return google_error(410, "Sync token is no longer valid", "fullSyncRequired")
+        all_items = list(self.copied[calendar].values()) if token is None else changes[int(token) :]
+        start = int(asked.query.get("pageToken") or 0)
+        page: dict[str, Any] = {"items": all_items[start : start + 1]}
+        if start + 1 < len(all_items):
+            return Told(body={**page, "nextPageToken": str(start + 1)})
+        return Told(body={**page, "nextSyncToken": str(len(changes))})
+
+    def event_list(self, asked: Asked, calendar: str) -> Told:
         if asked.query.get("syncToken") == "old":
             return google_error(410, "Sync token is no longer valid", "fullSyncRequired")
+        if calendar in self.forbidden:
+            return google_error(403, "Forbidden", "forbidden")
+        if calendar in self.copied:
+            return self.changed_events(asked, calendar)
         return Told(body={"items": list(self.events.values()), "nextSyncToken": "s2"})
 
     def create(self, asked: Asked, _calendar: str) -> Told:
