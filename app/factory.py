@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from flask import Flask, Response, request
 from flask_cors import CORS
@@ -40,11 +41,20 @@ from app.secrets import routes as secrets_routes
 from app.workers import routes as workers_routes
 
 LOOPBACK_ORIGINS = r"http://(localhost|127\.0\.0\.1)(:\d+)?\Z"
+F = TypeVar("F", bound=Callable[..., Any])  # Any: view functions of all kinds
+
+
+class App(Flask):
+    """Flask, without what none of our views needs."""
+
+    def ensure_sync(self, func: F) -> F:
+        """Return a view as it is, for none is a coroutine. Flask looks, several times a request."""
+        return func
 
 
 def create_app(platform: Platform) -> Flask:
     """Return the web application on an assembled platform."""
-    app = Flask("trellis", static_folder=None)
+    app = App("trellis", static_folder=None)
     http = platform.settings.http
     app.config.update(
         MAX_CONTENT_LENGTH=http.max_body_bytes,
@@ -56,11 +66,7 @@ def create_app(platform: Platform) -> Flask:
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.extensions[PLATFORM] = platform
     JWTManager(app)
-    CORS(
-        app,
-        origins=[re.compile(LOOPBACK_ORIGINS), http.public_url.rstrip("/"), *http.cors_origins],
-        send_wildcard=False,
-    )
+    _answer_other_origins(app, [http.public_url.rstrip("/"), *http.cors_origins])
     app.before_request(_refuse_large_bodies(http.max_body_bytes))
     api = make_api(app)
     _register_slices(app, api)
@@ -99,6 +105,21 @@ def _register_slices(app: Flask, api: Api) -> None:
     api.register_blueprint(channels_routes.blp)
     app.extensions[ACTOR_LOADER] = rbac_service.load_actor
     app.extensions[ACTOR_RECALLER] = rbac_service.recall
+
+
+def _answer_other_origins(app: Flask, origins: Sequence[str]) -> None:
+    """Let pages of some origins read answers."""
+    CORS(app, origins=[re.compile(LOOPBACK_ORIGINS), *origins], send_wildcard=False)
+    allow = app.after_request_funcs[None].pop()
+
+    def answer(response: Response) -> Any:  # Any: for flask-cors it may be a coroutine
+        # Most requests come from no page; there flask-cors would take a tenth of a short one.
+        if "Origin" in request.headers:
+            return allow(response)
+        response.headers.add("Vary", "Origin")
+        return response
+
+    app.after_request(answer)
 
 
 def _refuse_large_bodies(limit: int) -> Callable[[], Response | None]:

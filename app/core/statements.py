@@ -180,12 +180,25 @@ class DirectSession(Session):
     """A session in no transaction: each text is one, and goes straight to psycopg2.
 
     Each statement takes a connection of the pool and gives it back. Anything but text is done as
-    SQLAlchemy does it.
+    SQLAlchemy does it; what that takes is made when it is first asked for.
     """
 
     def __init__(self, bind: Engine, **options: Any) -> None:  # Any: those of a session
-        super().__init__(bind, **options)
         self._engine = bind
+        self._options: dict[str, Any] | None = options  # Any: as above
+
+    def __getattr__(self, name: str) -> Any:  # Any: attributes of a session
+        """Become a whole session, of which this is an attribute."""
+        options, self._options = self._options, None
+        if options is None:
+            raise AttributeError(name)
+        super().__init__(self._engine, **options)
+        return getattr(self, name)
+
+    def close(self) -> None:
+        """Close the session, if it became one."""
+        if self._options is None:
+            super().close()
 
     def execute(
         self, statement: Any, params: Any = None, **options: Any

@@ -65,7 +65,7 @@ class UnitOfWorkFactory:
     def __init__(self, engine: Engine, publisher: Publisher, subscriptions: Subscriptions) -> None:
         self._sessions = sessionmaker(engine, expire_on_commit=False)
         single = engine.execution_options(isolation_level="AUTOCOMMIT")
-        self._readers = sessionmaker(single, class_=DirectSession, expire_on_commit=False)
+        self._single = single
         self._publisher = publisher
         self._subscriptions = subscriptions
         self._groups: dict[object, Group[Any, Any]] = {}  # Any: each with types of its own
@@ -79,7 +79,7 @@ class UnitOfWorkFactory:
 
         Each statement sees what was committed before it; nothing may be written.
         """
-        return self._readers()
+        return DirectSession(self._single, expire_on_commit=False)
 
     @contextmanager
     def single(self) -> Iterator[UnitOfWork]:
@@ -88,7 +88,7 @@ class UnitOfWorkFactory:
         For one statement that writes: three round trips fewer. What an exception leaves written
         stays, so whoever writes more than once must see to that.
         """
-        with self._readers() as session:
+        with self.reading() as session:
             uow = UnitOfWork(session, self._subscriptions, single=True)
             yield uow
         uow.committed(self._publisher)

@@ -130,12 +130,16 @@ class Statements:
 
         The limit is part of the text, for Postgres plans a few rows in another way than many.
         """
-        paging = sql.SQL(f"LIMIT {limit:d} OFFSET {'%s' if listing.offset else '0'}")
-        direction = "desc" if listing.descending else "asc"
         sort = sort_column(self.entity, listing.sort)
-        order = ordering(self.entity, sort, descending=listing.descending)
-        key = ("page", sort, direction, paging.string, *listing.filters)
-        return self._render(session, key, lambda: self.page(condition, order, paging))
+        direction = "desc" if listing.descending else "asc"
+        offset = "%s" if listing.offset else "0"
+
+        def build() -> sql.Composable:
+            order = ordering(self.entity, sort, descending=listing.descending)
+            return self.page(condition, order, sql.SQL(f"LIMIT {limit:d} OFFSET {offset}"))
+
+        key = ("page", sort, direction, str(limit), offset, *listing.filters)
+        return self._render(session, key, build)
 
     def counted(self, page: sql.Composable, condition: sql.Composable) -> sql.Composed:
         """Return: the text of a page and the number of rows without paging."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
-from flask import current_app, request
+from flask import Request, current_app, request
 from flask.typing import ResponseReturnValue
 from flask.views import MethodView
 from sqlalchemy.orm import Session
@@ -47,24 +48,32 @@ class View(MethodView):
     uow: UnitOfWork
     actor: Actor
     platform: Platform
+    request: Request
+    gate: Gate
 
     def dispatch_request(self, **path: Any) -> ResponseReturnValue:  # Any: path converters
         """Check the gate, run the method, commit."""
         self.platform = current_platform()
-        if self._gate().nobody and is_nobody(request):
-            brake(self.platform, request)
+        # Each use of Flask's proxy of it looks for it anew.
+        self.request = asked = request._get_current_object()  # type: ignore[attr-defined]
+        name = "get" if asked.method == "HEAD" else asked.method.lower()
+        method: Callable[..., ResponseReturnValue] = getattr(self, name)
+        self.gate = gate = gate_of(method)
+        if gate.nobody and is_nobody(asked):
+            brake(self.platform, asked)
         if not self.transactional:
             self._admit_alone(path)
-            return super().dispatch_request(**path)
-        if self._gate().by_memory:
+            return method(**path)
+        if gate.by_memory:
             try:
-                return self._dispatch_by_memory(path)
+                self._recall(path)
+                return method(**path)
             except (Outdated, AppError, HTTPException):
                 self.by_memory = False
         with self.platform.uow() as uow:
             self.actor = self._admit(uow.session, path)
             self.uow = uow
-            return super().dispatch_request(**path)
+            return method(**path)
 
     def authorize(self, **path: Any) -> None:  # Any: path converters
         """Read the caller's rights and check the gate; for views with a deferred gate.
@@ -83,35 +92,29 @@ class View(MethodView):
             Unauthenticated: nobody the platform knows.
         """
         load_actor: ActorLoader = current_app.extensions[ACTOR_LOADER]
-        return authenticate(request, session, load_actor)
+        return authenticate(self.request, session, load_actor)
 
-    def _dispatch_by_memory(self, path: dict[str, Any]) -> ResponseReturnValue:  # Any: as above
-        gate = self._gate()
-        actor = recalled(request, current_app.extensions[ACTOR_RECALLER])
+    def _recall(self, path: dict[str, Any]) -> None:  # Any: as above
+        actor = recalled(self.request, current_app.extensions[ACTOR_RECALLER])
         if actor is None:
             raise Outdated
-        if gate.check is not None:
-            gate.check(actor, path)
+        if self.gate.check is not None:
+            self.gate.check(actor, path)
         self.actor = actor
         self.by_memory = True
-        return super().dispatch_request(**path)
 
     def _admit_alone(self, path: dict[str, Any]) -> None:  # Any: path converters
-        gate = self._gate()
-        if gate.public or (gate.nobody and is_nobody(request)):
+        gate = self.gate
+        if gate.public or (gate.nobody and is_nobody(self.request)):
             self.actor = ANONYMOUS
         elif gate.deferred:
-            self.actor = claimed(request)
+            self.actor = claimed(self.request)
         else:
             self.authorize(**path)
 
-    def _gate(self) -> Gate:
-        name = "get" if request.method == "HEAD" else request.method.lower()
-        return gate_of(getattr(self, name))
-
     def _admit(self, session: Session, path: dict[str, Any]) -> Actor:  # Any: path converters
-        gate = self._gate()
-        if gate.public or (gate.nobody and is_nobody(request)):
+        gate = self.gate
+        if gate.public or (gate.nobody and is_nobody(self.request)):
             return ANONYMOUS
         actor = self.authenticate(session)
         if gate.check is not None:
