@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from app.apps.events import AppUninstalled
 from app.core.actor import Actor
-from app.core.crypto import Cipher, VaultError, digest
+from app.core.crypto import Cipher, VaultError
 from app.core.errors import AppError, Failed
 from app.core.permissions import Permissions
 from app.core.platform import Platform
@@ -38,7 +38,6 @@ __all__ = [
     "list_permitted",
     "seal_answer",
     "sync_connected_users",
-    "webhook_target",
 ]
 
 log = structlog.get_logger(__name__)
@@ -180,11 +179,6 @@ def _merge(platform: Platform, integration: Integration, answer: JSON) -> None:
 def is_integration(session: Session, app_id: str) -> bool:
     """Tell whether an app is an installed integration."""
     return installed.find(session, app_id) is not None
-
-
-def webhook_target(session: Session, token: str) -> str | None:
-    """Return the integration whose own webhook token this is."""
-    return repository.integration_of_token(session, digest(token))
 
 
 def call_webhook(

@@ -229,7 +229,8 @@ def test_gmail_failures_lose_and_double_nothing(shared, google, shared_platform,
 
 
 def process_of(app_id, platform):
-    with psycopg.connect(platform.database_url) as connection:
+    url = platform.database_url.replace("+psycopg2", "")
+    with psycopg.connect(url) as connection:
         wanted = "SELECT pid FROM trellis.worker_instances WHERE app_id = %s"
         return psutil.Process(connection.execute(wanted, [app_id]).fetchone()[0])
 
