@@ -123,7 +123,8 @@ def test_tokens_are_renewed_once_and_a_dead_login_revives(gmail, google):
 
 def test_a_named_configuration_is_pinned(connected, google, shared_platform):
     admin = shared_platform.admin
-    body = {"label": "other", "credentials": CLIENT | {"oauthBaseUrl": google.url}}
+    own = CLIENT | {"oauthBaseUrl": google.url, "apiBaseUrl": google.url}
+    body = {"label": "other", "credentials": own}
     made = admin.post(f"{connected.path}/configs", json=body).json()
     connected.return_with(google.log_in(connected.begin(config_id=made["id"]), "named@google.test"))
     refused = admin.delete(f"{connected.path}/configs/{made['id']}")

@@ -11,7 +11,7 @@ import threading
 import time
 from email import message_from_bytes, policy
 from typing import Any
-from urllib.parse import parse_qs, urlencode, urlsplit
+from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
 from tests.fakes.rest import Asked, FakeService, Told
 
@@ -33,6 +33,7 @@ class FakeOAuth(FakeService):
         super().__init__()
         self.email = "ana@google.test"
         self.expires_in = 3600
+        self.client_auth = "post"
         self.slow_s = 0.0
         self.codes: dict[str, dict[str, str]] = {}
         self.access: dict[str, str] = {}
@@ -54,30 +55,42 @@ class FakeOAuth(FakeService):
 
     def handle(self, asked: Asked) -> Told:
         if asked.method == "POST" and asked.path == self.paths[1]:
-            return self.token(asked.form)
+            return self.token(asked)
         if asked.method == "POST" and asked.path == self.paths[2]:
             self.revoked.append(asked.form["token"])
             return Told(body={})
         token = asked.headers.get("authorization", "").removeprefix("Bearer ")
         if token not in self.access:
             return google_error(401, "Invalid Credentials", "authError")
+        if (asked.method, asked.path) == ("GET", "/userinfo"):
+            return Told(body={"sub": "1", "mail": self.access[token]})
         return self.api(asked, self.access[token])
 
     def api(self, asked: Asked, email: str) -> Told:
         return google_error(404, f"no path {asked.path}", "notFound")
 
-    def token(self, form: dict[str, str]) -> Told:
-        if (form.get("client_id"), form.get("client_secret")) != (CLIENT_ID, CLIENT_SECRET):
+    def token(self, asked: Asked) -> Told:
+        form = asked.form
+        expected: tuple[str | None, ...] = (CLIENT_ID, CLIENT_SECRET, None)
+        if self.client_auth == "basic":
+            pair = f"{quote(CLIENT_ID, safe='')}:{quote(CLIENT_SECRET, safe='')}".encode()
+            expected = (None, None, f"Basic {base64.b64encode(pair).decode()}")
+        given = (
+            form.get("client_id"),
+            form.get("client_secret"),
+            asked.headers.get("authorization"),
+        )
+        if given != expected:
             return Told(401, {"error": "invalid_client"})
         if form["grant_type"] == "authorization_code":
-            asked = self.codes.pop(form["code"], None)
+            begun = self.codes.pop(form["code"], None)
             digest = hashlib.sha256(form["code_verifier"].encode()).digest()
             challenge = base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
-            if asked is None or challenge != asked["code_challenge"]:
+            if begun is None or challenge != begun["code_challenge"]:
                 return Told(400, {"error": "invalid_grant"})
-            if asked["redirect_uri"] != form["redirect_uri"]:
+            if begun["redirect_uri"] != form["redirect_uri"]:
                 return Told(400, {"error": "redirect_uri_mismatch"})
-            return Told(body=self.grant(asked["email"]))
+            return Told(body=self.grant(begun["email"]))
         time.sleep(self.slow_s)
         with self.lock:
             self.refreshes += 1
