@@ -16,6 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app.core import json_schema
 from app.core.actor import Actor
+from app.core.crypto import VaultError
 from app.core.errors import AppError, Conflict, Failed, Invalid
 from app.core.platform import Platform
 from app.integrations import config, connections, hand_over, installed, repository, safe, tokens
@@ -265,7 +266,7 @@ def _as_owner(
             connection_id=str(connection_id),
             host=host,
         )
-    except (AppError, SQLAlchemyError) as exc:
+    except (AppError, SQLAlchemyError, VaultError) as exc:
         log.warning("integration_sync_failed", integration=integration_id, reason=str(exc)[:200])
         return False
     return _error(result) is None

@@ -1,5 +1,6 @@
 """Integrations that people write themselves: every hook, app code as caller, the documented one."""
 
+import hmac
 import json
 import re
 from pathlib import Path
@@ -249,6 +250,16 @@ def test_the_documented_integration_works(shared_platform):
         admin.post("/integrations/tickets/auth/credentials", json=body)
         assert tickets.ok("open_ticket", {"title": "x"}) == {"number": 42}
         assert service.take()[0].body == {"title": "x", "urgent": False}
+        (hook,) = admin.get("/apps/tickets/webhooks").json()
+        body = b'{ "number": 42 }'
+        signed = hmac.new(b"s", body, "sha256").hexdigest()
+        for signature, expected in (
+            (signed, {"event": "ticket_closed", "number": 42}),
+            ("x", {"skipped": True, "reason": "bad signature"}),
+        ):
+            headers = {"X-Signature": signature}
+            answer = admin.post(f"/hooks/{hook['token']}", content=body, headers=headers)
+            assert answer.json() == expected
         wrong = tickets.raw("open_ticket", {"title": ""})
         assert wrong.json() == {"error": "input: $.title: does not fit minLength 1"}
         body = {"credentials": {"apiKey": "other"}, "label": "other"}

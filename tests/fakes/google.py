@@ -119,6 +119,7 @@ class FakeGoogle(FakeOAuth):
 
     def __init__(self) -> None:
         super().__init__()
+        self.whose = ""
         self.sent: list[Any] = []
         self.messages: dict[str, dict[str, Any]] = {}
         self.history: list[dict[str, Any]] = []
@@ -158,7 +159,7 @@ class FakeGoogle(FakeOAuth):
         ):
             match = re.fullmatch(pattern, asked.path)
             if match is not None and asked.method == method:
-                self.email = email
+                self.whose = email
                 return route(asked, *match.groups())
         return google_error(404, f"no path {asked.method} {asked.path}", "notFound")
 
@@ -193,11 +194,11 @@ class FakeGoogle(FakeOAuth):
 
     def profile(self, _asked: Asked) -> Told:
         return Told(
-            body={"emailAddress": self.email, "historyId": str(self.history_id), "messagesTotal": 3}
+            body={"emailAddress": self.whose, "historyId": str(self.history_id), "messagesTotal": 3}
         )
 
     def send_as(self, _asked: Asked) -> Told:
-        return Told(body={"sendAs": [{"sendAsEmail": self.email, "isDefault": True}]})
+        return Told(body={"sendAs": [{"sendAsEmail": self.whose, "isDefault": True}]})
 
     def listed(self, asked: Asked) -> Told:
         found = sorted(self.messages)
@@ -235,7 +236,7 @@ class FakeGoogle(FakeOAuth):
     # Calendar
 
     def primary(self, _asked: Asked) -> Told:
-        return Told(body={"id": self.email, "timeZone": "Europe/Brussels"})
+        return Told(body={"id": self.whose, "timeZone": "Europe/Brussels"})
 
     def calendars(self, asked: Asked) -> Told:
         first, *rest = self.calendar_ids
@@ -278,7 +279,7 @@ class FakeGoogle(FakeOAuth):
         if asked.query.get("conferenceDataVersion") == "1":
             event["hangoutLink"] = "https://meet.test/x"
         event["attendees"] = [
-            {**a, "self": a["email"] == self.email} for a in asked.body.get("attendees", ())
+            {**a, "self": a["email"] == self.whose} for a in asked.body.get("attendees", ())
         ]
         self.events[event["id"]] = event
         return Told(body=event)

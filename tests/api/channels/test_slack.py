@@ -174,7 +174,7 @@ def test_files_become_attachments(
     model.say("What a pity.")
     assert desk.ask(share("F1"))["text"] == "What a pity."
     asked = model.requests[-1].body["messages"][-1]["content"]
-    assert asked == "what is this?\n[notes.txt could not be fetched: there is no such file]"
+    assert asked == "what is this?\n[file notes.txt could not be fetched: there is no such file]"
     assert slack.complaints == []
 
 
