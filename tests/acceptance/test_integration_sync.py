@@ -29,7 +29,7 @@ def google():
 
 
 @pytest.fixture(scope="module")
-def sam(shared_platform):
+def sam(shared_platform, installed):
     """A user who may synchronise and nothing else: no key opens the copies to him."""
     admin = shared_platform.admin
     client = shared_platform.stack.sign_up("sam@example.com")
@@ -46,20 +46,32 @@ def sam(shared_platform):
 
 
 @pytest.fixture(scope="module")
-def shared(shared_platform, google, sam):
-    """Deploy an integration of Google and log Sam in."""
+def installed(shared_platform, google):
+    """The integrations, without what other tests have in them."""
+    admin = shared_platform.admin
+    names = ("gmail", "google_calendar", "imap_smtp")
+    for name in names:
+        admin.delete(f"/integrations/catalog/{name}")
+    deploy(admin, "imap_smtp")
+    for name in names[:2]:
+        deploy(admin, name, **CLIENT, apiBaseUrl=google.url, oauthBaseUrl=google.url)
+    yield
+    for name in names:
+        assert admin.delete(f"/integrations/catalog/{name}").status_code == 200
 
-    def connected(integration):
-        admin = shared_platform.admin
-        deploy(admin, integration, **CLIENT, apiBaseUrl=google.url, oauthBaseUrl=google.url)
-        admin.delete(f"/integrations/{integration}/auth")
+
+@pytest.fixture
+def connected(installed, google, sam):
+    """Log Sam in at an integration of Google."""
+
+    def log_in(integration):
         caller = Caller(sam, integration)
         google.take()
         page = caller.return_with(google.log_in(caller.begin()))
         assert "You can close this tab." in page.text, page.text
         return caller
 
-    return connected
+    return log_in
 
 
 def copies(platform, app_id, entity, **where):
@@ -106,9 +118,9 @@ def ids(platform, app_id="gmail"):
     return sorted(m["external_id"] for m in copies(platform, app_id, "messages"))
 
 
-def test_gmail_is_copied_and_followed(shared, google, shared_platform, sam):
+def test_gmail_is_copied_and_followed(connected, google, shared_platform, sam):
     put(google, *range(60))
-    gmail = shared("gmail")
+    gmail = connected("gmail")
     assert ids(shared_platform) == sorted(google.messages)
     asked = [a for a in google.take() if a.path.startswith(GMAIL)]
     listed = [a.query for a in asked if a.path == f"{GMAIL}/messages"]
@@ -166,9 +178,10 @@ def test_gmail_is_copied_and_followed(shared, google, shared_platform, sam):
     assert ids(shared_platform) == sorted(google.messages)
 
 
-def test_gmail_failures_lose_and_double_nothing(shared, google, shared_platform, sam):
-    gmail = shared("gmail")
+def test_gmail_failures_lose_and_double_nothing(connected, google, shared_platform):
+    gmail = connected("gmail")
     put(google, *range(100, 130))
+    google.empty_pages = 1
     # A token that is not taken any more is renewed in the middle; one failure is tried again.
     google.access.clear()
     gmail.ok("sync_now")
@@ -186,8 +199,8 @@ def test_gmail_failures_lose_and_double_nothing(shared, google, shared_platform,
     # Nobody asks again before that moment, and then only once per connection.
     assert gmail.fails("sync_now")["retryAfter"] == error["retryAfter"]
     assert google.take() == []
-    connected = gmail.ok("sync_connect")
-    assert connected == {"cursor_id": cursor["id"], "handle": "sam@google.test"}
+    begun = gmail.ok("sync_connect")
+    assert begun == {"cursor_id": cursor["id"], "handle": "sam@google.test"}
     assert ids(shared_platform) == sorted(google.messages)
 
     # The app process dies between a page that was copied and one that was fetched.
@@ -247,13 +260,13 @@ def appointment(name, day=24, **more):
     }
 
 
-def test_calendars_are_copied_and_followed(shared, google, shared_platform):
+def test_calendars_are_copied_and_followed(connected, google, shared_platform):
     for number in range(3):
         google.change("primary", appointment(f"p{number}"))
     google.change("team", appointment("t0", start={"date": "2026-11-25"}))
     taken_out = {"recurringEventId": "p0", "status": "cancelled"}
     google.change("primary", {"id": "p0_x", **taken_out})
-    calendar = shared("google_calendar")
+    calendar = connected("google_calendar")
     events = lambda **where: copies(  # noqa: E731
         shared_platform, "google_calendar", "events", **where
     )
@@ -325,8 +338,6 @@ def letter(number, **headers):
 
 
 def test_a_mailbox_is_copied_and_followed(shared_platform, sam, tmp_path):
-    admin = shared_platform.admin
-    deploy(admin, "imap_smtp")
     box = Caller(sam, "imap_smtp")
     found = lambda: ids(shared_platform, "imap_smtp")  # noqa: E731
     with running_mailbox(tmp_path) as server:
@@ -337,8 +348,8 @@ def test_a_mailbox_is_copied_and_followed(shared_platform, sam, tmp_path):
         body = {"credentials": server.credentials()}
         assert sam.post("/integrations/imap_smtp/auth/credentials", json=body).status_code == 200
         assert box.ok("sync_now") == {"triggered": False}
-        connected = box.ok("sync_connect")
-        assert connected["handle"] == server.credentials()["username"]
+        begun = box.ok("sync_connect")
+        assert begun["handle"] == server.credentials()["username"]
         box.ok("sync_now")
         expected = sorted([*(f"INBOX:{n}" for n in range(10, 40)), "Gesendet:1"])
         assert found() == expected
@@ -362,11 +373,18 @@ def test_a_mailbox_is_copied_and_followed(shared_platform, sam, tmp_path):
         (one,) = copies(shared_platform, "imap_smtp", "messages", external_id="INBOX:12")
         assert one["flags"] == ["\\Seen", "\\Flagged"]
 
+        # A folder is renamed: the same messages, whatever their folder is called.
+        server.folders["Sent Items"] = server.folders.pop("Gesendet")
+        inbox[41] = letter(41)
+        box.ok("sync_now")
+        assert {"INBOX:41", "Sent Items:1"} <= set(found())
+        assert len(copies(shared_platform, "imap_smtp", "messages")) == 32
+
         # Other uids for the same messages.
         server.validity = 4712
         moved = {number + 100: raw for number, raw in inbox.items() if number > 5}
         inbox.clear()
         inbox.update(moved)
         box.ok("sync_now")
-        assert found() == sorted(["Gesendet:1", *(f"INBOX:{n}" for n in moved)])
+        assert found() == sorted(["Sent Items:1", *(f"INBOX:{n}" for n in moved)])
         assert box.ok("sync_disconnect") == {}

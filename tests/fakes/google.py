@@ -124,6 +124,7 @@ class FakeGoogle(FakeOAuth):
         self.messages: dict[str, dict[str, Any]] = {}
         self.history: list[dict[str, Any]] = []
         self.oldest_history = 77
+        self.empty_pages = 0
         self.events: dict[str, dict[str, Any]] = {}
         self.calendar_ids = ["primary", "team"]
         self.copied: dict[str, dict[str, dict[str, Any]]] = {}
@@ -185,6 +186,10 @@ class FakeGoogle(FakeOAuth):
             return google_error(404, "Requested entity was not found.", "notFound")
         size = int(asked.query["maxResults"])
         found = [entry for entry in self.history if int(entry["id"]) > start]
+        if found and "pageToken" not in asked.query and self.empty_pages:
+            self.empty_pages -= 1
+            empty = {"historyId": str(self.history_id), "nextPageToken": "next"}
+            return Told(body=empty)
         page: dict[str, Any] = {"historyId": str(self.history_id)}
         if found:
             page["history"] = found[:size]

@@ -106,6 +106,7 @@ class _IMAP(socketserver.StreamRequestHandler):
     """One connection: what ``imaplib`` says, answered by RFC 3501."""
 
     server: Any
+    disable_nagle_algorithm = True
 
     def handle(self) -> None:
         self.box: FakeMailbox = self.server.box

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from connector import MISCONFIGURED, REJECTED, TEMPORARY, Call, JSONObject, ServiceError
+from connector import MISCONFIGURED, REJECTED, TEMPORARY, UNKNOWN, Call, JSONObject, ServiceError
 from trellis_worker import HostError
 
 FIRST_S = 4.0
@@ -116,6 +116,10 @@ def _run(call: Call, source: Source, seconds: float) -> bool:
     except ServiceError as exc:
         _failed(call, row, exc)
         raise
+    except HostError as exc:
+        failure = ServiceError(UNKNOWN, f"the copies could not be stored: {exc}")
+        _failed(call, row, failure)
+        raise failure from None
     call.ctx.sql(
         "UPDATE sync_cursors SET status = $2, last_synced_at = now(), throttle_count = 0,"
         " throttle_after = NULL, last_error = NULL WHERE id = $1",

@@ -109,9 +109,11 @@ def _changed(call: Call, gmail: Api, cursor: JSONObject) -> Page:
         if exc.status == NOT_FOUND:
             return Page(None, more=True)
         raise
+    while page.get("nextPageToken") and not page.get("history"):
+        page = gmail.get("/history", {**query, "pageToken": page["nextPageToken"]})
     records = page.get("history") or []
     changed, gone = _named(records)
-    more = bool(page.get("nextPageToken")) and bool(records)
+    more = bool(page.get("nextPageToken"))
     # Not the page's token but its last record: that does not expire within minutes.
     reached = records[-1]["id"] if more else page["historyId"]
     return _copied(call, gmail, {"history": str(reached)}, changed, gone, more=more)

@@ -57,8 +57,14 @@ def source(call: Call) -> Iterator[Step]:
 
 def _folder(call: Call, server: imaplib.IMAP4, cursor: JSONObject) -> Page:
     """Return the next messages of the folder whose turn it is."""
-    folder = cursor["left"][0]
-    validity = open_folder(server, folder)
+    folder, *left = cursor["left"]
+    try:
+        validity = open_folder(server, folder)
+    except ServiceError as exc:
+        if exc.code == NOT_FOUND:
+            # Renamed or out of order: no reason to give the copies up, nor to stop here for ever.
+            return Page({**cursor, "left": left}, bool(left))
+        raise
     state = cursor["folders"].get(folder)
     if state is None or state["validity"] != validity:
         # Other uids from now on: every copy is worth nothing.
