@@ -23,8 +23,13 @@ Values = Sequence[Any] | Mapping[str, Any]  # Any: values psycopg2 adapts
 Row = tuple[Any, ...]  # Any: SQL values
 
 OFTEN: Final = "trellis_often"
+BY_INDEX: Final = "trellis_by_index"
 KNOWN: Final = "trellis.prepared"
 MOST_PREPARED: Final = 200
+# A kept plan must be right for every size of its tables: this is how to get one that is.
+INDEXES_ONLY: Final = (
+    "SET LOCAL enable_seqscan = off;SET LOCAL enable_bitmapscan = off;SET LOCAL enable_sort = off;"
+)
 UNSURE, SEEN, TO_PREPARE = "?", "seen", "to prepare"
 NAMES = count(1)
 
@@ -148,7 +153,7 @@ def prepared(
     """Run a statement that comes often: prepared when it comes for the second time.
 
     Postgres then parses it once per connection and may keep its plan. So it must not be one whose
-    best plan changes while its tables grow.
+    best plan changes while its tables grow, unless it is told to use indexes only.
 
     Args:
         run: executes a text with the statement's values.
@@ -207,8 +212,10 @@ class DirectSession(Session):
         if not isinstance(statement, TextClause) or options:
             return super().execute(statement, params, **options)
         found = _compiled(statement, self._engine)
-        if OFTEN in statement.get_execution_options():
-            return self.send_often(found, params or {})
+        wanted = statement.get_execution_options()
+        if OFTEN in wanted:
+            before = INDEXES_ONLY if BY_INDEX in wanted else ""
+            return self.send_often(found, params or {}, before)
         return self.send(found.text, params or {})
 
     def send(self, text: str, values: Values) -> Rows:

@@ -29,7 +29,6 @@ from app.core.messaging import Publisher
 from app.core.uow import UnitOfWork, UnitOfWorkFactory
 from app.jobs import deliveries
 from app.jobs.agent_messages import AgentMessages, StartAgentRun
-from app.jobs.deliveries import GiveBack
 from app.jobs.delivery import NOT_RUNNABLE, Assignment, Settlement, TakenBatch, judge
 from app.jobs.lanes import Lane, Lanes
 from app.jobs.ledger import Ledger
@@ -184,8 +183,6 @@ class JobPump:
             self._drop(lanes)
             self._ledger.write(settlements)
             return
-        if settlements:
-            self._add(batches)
         for lane, batch in batches:
             self._after_claim(lane, batch)
         for lane in lanes:
@@ -197,20 +194,13 @@ class JobPump:
     def _write(
         self, settlements: Sequence[Settlement], claims: Sequence[tuple[Lane, int]]
     ) -> list[tuple[Lane, TakenBatch]]:
-        """Write down what ended and claim, in one transaction.
-
-        Where nothing ended each claim is one by itself that does not wait for the disk.
-        """
+        """Write down what ended, then claim; each claim by itself and without waiting for the disk."""
         batches = []
-        if settlements:
-            with self._uow() as uow:
-                deliveries.settle(uow, settlements)
-                return [(lane, self._take(uow, lane, room)) for lane, room in claims]
-        if claims:
-            with self._uow.single() as uow:
-                for lane, room in claims:
-                    batches.append((lane, self._take(uow, lane, room, self._ledger.write)))
-                    self._add(batches[-1:])
+        with self._uow.single() as uow:
+            deliveries.settle(uow, settlements)
+            for lane, room in claims:
+                batches.append((lane, self._take(uow, lane, room)))
+                self._add(batches[-1:])
         return batches
 
     def _add(self, batches: Sequence[tuple[Lane, TakenBatch]]) -> None:
@@ -249,16 +239,14 @@ class JobPump:
             self._give_back(full)
         return [(lane, room) for lane, room in rooms if room > 0]
 
-    def _take(
-        self, uow: UnitOfWork, lane: Lane, room: int, give_back: GiveBack | None = None
-    ) -> TakenBatch:
+    def _take(self, uow: UnitOfWork, lane: Lane, room: int) -> TakenBatch:
         now = time.monotonic()
         if now >= lane.runnable_until:
             if not deliveries.may_run(uow.session, lane.app_id):
                 return TakenBatch([], exhausted=True)
             lane.runnable_until = now + RUNNABLE_S
-        app_id = lane.app_id
-        return deliveries.take(uow, self._jobs, app_id=app_id, most=room, give_back=give_back)
+        give_back = self._ledger.write
+        return deliveries.take(uow, self._jobs, app_id=lane.app_id, most=room, give_back=give_back)
 
     def _after_claim(self, lane: Lane, batch: TakenBatch) -> None:
         if batch.exhausted:

@@ -15,6 +15,7 @@ from typing import Any
 from redis import Redis
 from redis.exceptions import RedisError
 
+from app.core import celery_wire
 from app.core.messaging import Message, Publisher
 from app.core.replies import NODES
 from app.jobs.messages import TakeTurn
@@ -30,6 +31,7 @@ local limit = tonumber(ARGV[1]) * math.max(1, redis.call('SCARD', KEYS[2]))
 if tonumber(redis.call('GET', KEYS[1]) or '0') >= limit then return 0 end
 redis.call('INCR', KEYS[1])
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
+if ARGV[3] then redis.call('LPUSH', KEYS[3], ARGV[3]) end
 return 1
 """
 GIVE_BACK = """
@@ -60,6 +62,18 @@ class Turns:
         """Count one more turn, unless enough are out."""
         keys, arguments = [PREFIX + app_id, NODES], [self._per_app, COUNT_TTL_MS]
         return bool(self._try(lambda: self._admit(keys, arguments), otherwise=True))
+
+    def send(self, turn: TakeTurn) -> bool:
+        """Count one more turn and put it on the broker in one command, unless enough are out.
+
+        Returns:
+            Whether Redis did that; False when it is away.
+        """
+        queue = turn.queue.value
+        element = celery_wire.encode(turn.name, queue, turn.arguments())
+        keys = [PREFIX + turn.app_id, NODES, queue]
+        arguments = [self._per_app, COUNT_TTL_MS, element]
+        return self._try(lambda: self._admit(keys, arguments)) is not None
 
     def give_back(self, app_id: str, count: int = 1) -> None:
         """Uncount turns that were taken, and note that some node looks at this app now."""
@@ -98,7 +112,10 @@ class Turns:
 
 
 class TurnPublisher:
-    """A publisher that keeps back turns of apps that have enough of them."""
+    """A publisher that keeps back turns of apps that have enough of them.
+
+    The count is kept where the broker is, so counting and sending are one command.
+    """
 
     def __init__(self, publisher: Publisher, turns: Turns) -> None:
         self._publisher = publisher
@@ -106,9 +123,9 @@ class TurnPublisher:
 
     def publish(self, messages: Sequence[Message]) -> None:
         """Send messages; a broker that is away is logged, never raised."""
-        wanted = [m for m in messages if not isinstance(m, TakeTurn) or self._turns.admit(m.app_id)]
-        if wanted:
-            self._publisher.publish(wanted)
+        left = [m for m in messages if not (isinstance(m, TakeTurn) and self._turns.send(m))]
+        if left:
+            self._publisher.publish(left)
 
     def deliver(self, message: Message, *, expires_s: float) -> None:
         """Send a message somebody waits for.

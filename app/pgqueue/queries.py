@@ -178,6 +178,9 @@ DELETE FROM {dead} WHERE msg_id IN (
 )
 """
 
+# Statements of the hot path that are worth a kept plan, where the session can keep one.
+PREPARED = ("claim", "archive", "waits")
+
 METRICS = """
 SELECT count(*) AS queue_length,
     count(*) FILTER (WHERE vt <= clock_timestamp()) AS queue_visible_length,
@@ -216,9 +219,11 @@ class Queries:
 def compose(layout: Layout) -> Queries:
     """Fill the templates with the names of a layout, which come from our own source."""
     names = _names(layout)
-    return Queries(
-        **{f.name: text(globals()[f.name.upper()].format(**names)) for f in fields(Queries)}
-    )
+    statements = {f.name: text(globals()[f.name.upper()].format(**names)) for f in fields(Queries)}
+    for name in PREPARED:
+        options = {"trellis_often": True, "trellis_by_index": True}
+        statements[name] = statements[name].execution_options(**options)
+    return Queries(**statements)
 
 
 @cache

@@ -1,3 +1,6 @@
+import base64
+import json
+
 import pytest
 from redis import Redis
 
@@ -64,7 +67,9 @@ def test_only_turns_are_kept_back(redis):
     recorder = Recorder()
     publisher = TurnPublisher(recorder, Turns(redis, per_app=1))
     publisher.publish([TakeTurn("crm"), Other(), TakeTurn("crm"), TakeTurn("hr")])
-    assert recorder.sent == [TakeTurn("crm"), Other(), TakeTurn("hr")]
+    assert recorder.sent == [Other()]
+    bodies = [base64.b64decode(json.loads(sent)["body"]) for sent in redis.lrange("jobs", 0, -1)]
+    assert [json.loads(body)[1]["app_id"] for body in bodies] == ["hr", "crm"]
 
 
 def test_without_redis_every_turn_is_tried_and_nothing_raises():
@@ -75,3 +80,6 @@ def test_without_redis_every_turn_is_tried_and_nothing_raises():
     turns.seen("crm")
     turns.renew("crm")
     assert turns.unseen(["crm"]) == ["crm"]
+    recorder = Recorder()
+    TurnPublisher(recorder, turns).publish([TakeTurn("crm"), TakeTurn("crm")])
+    assert recorder.sent == [TakeTurn("crm"), TakeTurn("crm")]
