@@ -90,14 +90,16 @@ def _delete(tx: Any, call: Call, gone: list[str]) -> set[str]:
 
 def _supersede(tx: Any, call: Call, messages: list[JSONObject]) -> set[str]:
     """Delete older copies of messages that now have another id (a draft saved again)."""
-    headers = [m["header_message_id"] for m in messages if m["header_message_id"]]
-    if not headers:
+    named = ("external_id", "header_message_id")
+    given = [{name: m[name] for name in named} for m in messages if m["header_message_id"]]
+    if not given:
         return set()
-    ids = [m["external_id"] for m in messages]
     found = tx.sql(
-        "SELECT jsonb_agg(external_id) FROM messages WHERE connection_id = $1"
-        " AND header_message_id = ANY($2) AND external_id <> ALL($3)",
-        clean([call.connection_id, headers, ids]),
+        "SELECT jsonb_agg(messages.external_id) FROM messages"
+        " JOIN jsonb_to_recordset($2::jsonb) AS given(external_id text, header_message_id text)"
+        " ON messages.header_message_id = given.header_message_id"
+        " WHERE connection_id = $1 AND messages.external_id <> given.external_id",
+        [call.connection_id, clean(given)],
     )
     return _delete(tx, call, found.scalar() or [])
 
