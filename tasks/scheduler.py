@@ -24,7 +24,7 @@ from tasks import base, maintenance
 
 log = structlog.get_logger(__name__)
 
-PARALLEL_FIRES = 4
+TICKS_PER_FIRE = 1000
 
 
 class PostgresScheduler(Scheduler):
@@ -64,9 +64,8 @@ class PostgresScheduler(Scheduler):
         return "    . crons -> Postgres, one leader"
 
     def _fire(self, ticks: int) -> None:
-        messages = min(PARALLEL_FIRES, 1 + (ticks - 1) // firing.BATCH)
-        for _ in range(messages):
-            self._outbox.put(FireCrons())
+        for part in range(min(firing.SHARDS, 1 + (ticks - 1) // TICKS_PER_FIRE)):
+            self._outbox.put(FireCrons(part))
 
 
 class Outbox:

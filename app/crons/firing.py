@@ -23,7 +23,7 @@ from app.jobs.service import NewJob
 from app.workers import service as workers_service
 
 NO_OWNER = "cron has no enabled owner"
-BATCH = 1000
+BATCH = 4000
 SHARDS = 4
 
 

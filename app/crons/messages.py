@@ -10,10 +10,15 @@ from app.core.messaging import Message, Queue
 
 @dataclass(frozen=True, slots=True)
 class FireCrons(Message):
-    """Turn due ticks into jobs."""
+    """Turn due ticks into jobs.
+
+    Attributes:
+        part: which of several equal messages this is; each begins at another end of the work.
+    """
 
     name: ClassVar[str] = "crons.fire"
     queue: ClassVar[Queue] = Queue.CRONS
+    part: int = 0
 
 
 @dataclass(frozen=True, slots=True)
