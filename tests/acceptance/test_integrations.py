@@ -251,6 +251,13 @@ def test_notion_failures(notion, workspace, shared_platform):
     page = {"parentId": "root", "title": "x"}
     assert notion.fails("create_page", page)["code"] == "TEMPORARY_ERROR"
     assert len(workspace.take()) == 1
+    workspace.tell(200, b'{"object": "page", ')
+    error = notion.fails("create_page", page)
+    assert (error["code"], error["message"]) == (
+        "TEMPORARY_ERROR",
+        "the service's answer is not JSON",
+    )
+    assert len(workspace.take()) == 1
     shared_platform.admin.put("/integrations/notion/config", json={"apiToken": "wrong-token-x"})
     assert notion.fails("search") == {
         "code": "INSUFFICIENT_PERMISSIONS",
