@@ -26,6 +26,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from app.auth.tokens import mint_access_token
 from app.core.actor import Actor
 from app.core.platform import Platform
+from app.core.wire import Wire
 from app.data.app_sql import AppDatabase
 from app.workers.host import CallOutcome, Conversation, OutcomeKind, Stage
 from tasks import base, operations
@@ -77,7 +78,10 @@ class Node:
         folder = platform.settings.data_dir / "runtime"
         self.catalog = Catalog(platform, folder / "archives")
         self.outgoing = Outgoing(
-            _redis(platform),
+            Wire(
+                platform.settings.redis.url,
+                timeout_s=platform.settings.redis.timeout.total_seconds(),
+            ),
             node=name,
             identity=self.identity,
             log_buffer=platform.settings.workers.log_buffer,

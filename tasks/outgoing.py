@@ -12,13 +12,13 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import structlog
-from redis import Redis
 from redis.exceptions import RedisError
 
 from app.core.replies import LIST_TTL_S, TAKEN, Reply
+from app.core.wire import Command, Wire
 from app.workers import logs
 from workers_runtime.protocol import LogEntry
 
@@ -46,9 +46,9 @@ _Item = _Answer | LogEntry | _Drop | None
 class Outgoing:
     """The writing thread. ``node`` is the name, ``identity`` is ``name/boot``."""
 
-    def __init__(self, redis: Redis, *, node: str, identity: str, log_buffer: int) -> None:
+    def __init__(self, wire: Wire, *, node: str, identity: str, log_buffer: int) -> None:
         self.identity = identity
-        self._redis = redis
+        self._wire = wire
         self._node = node
         self._log_buffer = log_buffer
         self._queue: queue.SimpleQueue[_Item] = queue.SimpleQueue()
@@ -148,19 +148,20 @@ class Outgoing:
             return
 
     def _send(self, answers: dict[str, list[bytes]], lines: list[LogEntry | _Drop]) -> None:
-        pipe: Any = self._redis.pipeline(transaction=False)  # Any: redis-py's sync/async union
+        commands: list[Command] = []
         for reply_to, elements in answers.items():
-            pipe.rpush(reply_to, *elements)
-            pipe.expire(reply_to, LIST_TTL_S)
+            commands.append(("RPUSH", reply_to, *elements))
+            commands.append(("EXPIRE", reply_to, LIST_TTL_S))
         for line in lines:
             key = logs.KEY_PREFIX + line.app_id
             if isinstance(line, _Drop):
-                pipe.delete(key)
+                commands.append(("DEL", key))
                 continue
             self._numbers[line.app_id] += 1
             number = f"{self.identity}:{self._numbers[line.app_id]}"
             fields = logs.fields_of(line, node=self._node, number=number)
-            pipe.xadd(key, fields, maxlen=self._log_buffer, approximate=False)
-        for app_id in {line.app_id for line in lines}:
-            pipe.expire(logs.KEY_PREFIX + app_id, logs.TTL_S)
-        pipe.execute()
+            pairs = (text for pair in fields.items() for text in pair)
+            commands.append(("XADD", key, "MAXLEN", self._log_buffer, "*", *pairs))
+        keys = {logs.KEY_PREFIX + line.app_id for line in lines}
+        commands += [("EXPIRE", key, logs.TTL_S) for key in keys]
+        self._wire.send(*commands)

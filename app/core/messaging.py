@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from enum import StrEnum
@@ -21,6 +22,7 @@ from redis.retry import Retry
 from app.core import celery_wire
 from app.core.broker import TRANSPORT
 from app.core.errors import NotReady
+from app.core.wire import Wire
 from config.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -87,6 +89,8 @@ class CeleryPublisher:
     def __init__(self, celery: Celery) -> None:
         self._celery = celery
         options = celery.conf.broker_transport_options
+        self._lock = threading.Lock()
+        self._wire = Wire(celery.conf.broker_url, timeout_s=options["socket_timeout"])
         self._redis = Redis.from_url(
             celery.conf.broker_url,
             socket_timeout=options["socket_timeout"],
@@ -110,8 +114,11 @@ class CeleryPublisher:
         Raises:
             NotReady: the broker is not reachable.
         """
+        queue = message.queue.value
+        element = celery_wire.encode(message.name, queue, message.arguments(), expires_s=expires_s)
         try:
-            self._send(message, expires_s=expires_s)
+            with self._lock:
+                self._wire.send(("LPUSH", queue, element))
         except AWAY as exc:
             raise NotReady("service not ready") from exc
 

@@ -9,6 +9,7 @@ Source: ADR 0003.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import secrets
@@ -26,10 +27,12 @@ from redis.exceptions import RedisError, ResponseError
 
 from app.core.errors import NotReady
 from app.core.messaging import Queue
+from app.core.wire import Wire
 
 log = structlog.get_logger(__name__)
 
 NODES = "nodes"
+KEY_PREFIX = "replies:"
 NODE_PREFIX = "node:"
 POLL_S = 0.5
 DOWN_AFTER_S = 1.0
@@ -168,6 +171,7 @@ class Replies:
         self._lock = threading.Lock()
         self._pid = 0
         self._questions: dict[str, Question] = {}
+        self._numbers = itertools.count(1)
         self._alive: frozenset[str] = frozenset()
         self._checked_at = float("-inf")
         self._death_at: float | None = None
@@ -189,7 +193,9 @@ class Replies:
         """
         self._start()
         waiting_for = None if nodes is None else set(nodes)
-        question = Question(secrets.token_hex(12), self._key, queue, waiting_for)
+        # Nodes tell the questions of all processes apart by their ids.
+        number = f"{self._key.removeprefix(KEY_PREFIX)}{next(self._numbers):x}"
+        question = Question(number, self._key, queue, waiting_for)
         if waiting_for is not None and not waiting_for:
             question.done.set()
         self._questions[question.id] = question
@@ -222,7 +228,7 @@ class Replies:
             if self._pid == os.getpid():
                 return
             self._questions = {}
-            self._key = f"replies:{secrets.token_hex(8)}"
+            self._key = f"{KEY_PREFIX}{secrets.token_hex(8)}"
             threading.Thread(target=self._read, name="replies", daemon=True).start()
             self._pid = os.getpid()
 
@@ -235,10 +241,11 @@ class Replies:
 
     def _read(self) -> None:
         redis = self._connect()
+        wire = Wire(self._redis_url, timeout_s=self._timeout_s + POLL_S)
         answered_at = time.monotonic()
         while not self._closed.is_set():
             try:
-                self._poll(redis)
+                self._poll(redis, wire)
                 answered_at = time.monotonic()
             except (RedisError, OSError) as exc:
                 if time.monotonic() - answered_at > DOWN_AFTER_S:
@@ -247,10 +254,13 @@ class Replies:
                     log.warning("replies_unreachable", reason=type(exc).__name__)
                 self._closed.wait(0.2)
         redis.close()
+        wire.close()
 
-    def _poll(self, redis: Redis) -> None:
-        for raw in self._pop(redis):
+    def _poll(self, redis: Redis, wire: Wire) -> None:
+        for raw in self._pop(wire):
             self._deliver(raw)
+        # Whoever has its answer goes first; under gevent it would wait for the next command.
+        time.sleep(0)
         if time.monotonic() - self._checked_at >= POLL_S:
             before = self._alive
             alive = self._look(redis)
@@ -260,23 +270,21 @@ class Replies:
                 question.nodes_are(alive)
             self._give_up_lost(redis)
 
-    def _pop(self, redis: Redis) -> Iterator[bytes]:
+    def _pop(self, wire: Wire) -> Iterator[bytes]:
         """Wait for elements of our list and yield what is there."""
         if self._one_command:
             try:
-                found: Any = redis.blmpop(  # Any: redis-py's union of sync and async
-                    POLL_S, 1, self._key, direction="LEFT", count=BATCH
-                )
+                (found,) = wire.send(("BLMPOP", POLL_S, 1, self._key, "LEFT", "COUNT", BATCH))
             except ResponseError:
                 # Redis 6 has no BLMPOP.
                 self._one_command = False
                 return
             yield from found[1] if found else ()
             return
-        first: Any = redis.blpop([self._key], timeout=POLL_S)  # Any: as above
+        (first,) = wire.send(("BLPOP", self._key, POLL_S))
         if first is not None:
             yield first[1]
-            more: Any = redis.lpop(self._key, BATCH)  # Any: as above
+            (more,) = wire.send(("LPOP", self._key, BATCH))
             yield from more or ()
 
     def _give_up_lost(self, redis: Redis) -> None:

@@ -21,7 +21,9 @@ def parse_json(raw: bytes) -> Any:  # Any: a JSON value
         Invalid: not JSON in UTF-8; NaN, infinities and lone surrogates count as not JSON.
     """
     try:
-        value = json.loads(raw, parse_constant=_refuse)
+        text = raw.decode(json.detect_encoding(raw))
+        # As ``json.loads``, which would make a decoder for every body.
+        value = DECODER.decode(text.removeprefix("\ufeff"))
         if b"\\u" in raw:
             json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as exc:
@@ -43,6 +45,9 @@ def parse_object(raw: bytes) -> dict[str, Any]:  # Any: JSON values
 
 def _refuse(constant: str) -> NoReturn:
     raise ValueError(constant)
+
+
+DECODER = json.JSONDecoder(parse_constant=_refuse)
 
 
 class Parser(FlaskParser):

@@ -149,7 +149,7 @@ class RPC(View):
     share_token: str | None = None
 
     def _admit_alone(self, path: dict[str, Any]) -> None:  # Any: path converters
-        token = bearer_token(request)
+        token = bearer_token(self.request)
         if token is None or not apps_service.is_share_token(token):
             super()._admit_alone(path)
             return
@@ -187,7 +187,7 @@ class RPC(View):
             self.authorize(app_id=app_id)
 
         try:
-            method, params = _call_of(request.get_data())
+            method, params = _call_of(self.request.get_data())
             rpc.check(app_id, method)
         except (Invalid, Forbidden):
             # Whoever may not call learns that first.
