@@ -35,6 +35,7 @@ from app.data.events import WatchedRecordsChanged
 from app.hooks import service as hooks_service
 from app.hooks import webhooks
 from app.integrations import service as integrations_service
+from app.integrations.events import OwnWebhookNeeded
 from app.jobs import service as jobs_service
 from app.jobs.turns import TurnPublisher, Turns
 from app.rbac import service as rbac_service
@@ -112,6 +113,7 @@ def subscriptions(cipher: Cipher) -> Subscriptions:
     listed.add(AppUninstalled, integrations_service.forget_app)
     listed.add(UserDeleting, integrations_service.forget_user)
     listed.add(AgentRegistered, webhooks.delegate_again)
+    listed.add(OwnWebhookNeeded, webhooks.keep_own)
     listed.add(AgentRegistered, channels_service.delegate_again)
     listed.add(RunEnded, channels_replies.run_ended)
     listed.add(ApprovalRequested, channels_replies.approval_requested)

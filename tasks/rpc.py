@@ -104,11 +104,12 @@ def _asked(
         params = integrations_service.fill_call(
             session, platform.cipher, app_id=app_id, method=entry.method, params=entry.params
         )
+        acting = integrations_service.acting_as(session, actor, app_id=app_id, method=entry.method)
     except NotFound as exc:
         return entry, actor, (NO_APP, exc.message)
     except VaultError as exc:
         return entry, actor, (OutcomeKind.ERROR.value, str(exc))
-    return replace(entry, params=params), actor, None
+    return replace(entry, params=params), acting, None
 
 
 def _actors(session: Session, entries: list[Call], users: Mapping[UUID, Actor]) -> Actors:

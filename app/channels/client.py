@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 from app.core.outgoing import LOOPBACK_HOSTS, Answer, Outgoing, OutgoingError
 from config.settings import Settings
@@ -80,13 +80,16 @@ class Api:
         *,
         headers: Mapping[str, str] | None = None,
         timeout_s: float = TIMEOUT_S,
+        form: bool = False,
     ) -> tuple[Answer, JSONObject]:
-        """Post JSON and return the answer with its JSON object.
+        """Post JSON, or a form, and return the answer with its JSON object.
 
         Raises:
             ProviderFailed: there was no answer, or none that makes sense.
         """
-        return self.send(f"{self.base}/{path}", body, headers=headers, timeout_s=timeout_s)
+        return self.send(
+            f"{self.base}/{path}", body, headers=headers, timeout_s=timeout_s, form=form
+        )
 
     def send(
         self,
@@ -95,10 +98,13 @@ class Api:
         *,
         headers: Mapping[str, str] | None = None,
         timeout_s: float = TIMEOUT_S,
+        form: bool = False,
     ) -> tuple[Answer, JSONObject]:
-        """Post JSON to a whole address; else as ``post``."""
-        sent = {"Content-Type": "application/json; charset=utf-8", **(headers or {})}
-        answer = self._request("POST", url, sent, json.dumps(body).encode(), timeout_s=timeout_s)
+        """Post to a whole address; else as ``post``."""
+        kind = "application/x-www-form-urlencoded" if form else "application/json; charset=utf-8"
+        content = urlencode(body) if form else json.dumps(body)
+        sent = {"Content-Type": kind, **(headers or {})}
+        answer = self._request("POST", url, sent, content.encode(), timeout_s=timeout_s)
         if answer.status == 429:
             raise ProviderFailed("too many requests", refused=True, retry_after_s=_wait(answer))
         if answer.status >= 500:

@@ -31,6 +31,7 @@ ANSWERS_STAY = True
 MAX_AGE_S = 300
 FORM = "application/x-www-form-urlencoded"
 MAX_CHALLENGE = 1000
+FORM_METHODS = frozenset({"files.info"})  # Slack takes no JSON for methods that only read
 FILES_HOST = ".slack.com"
 
 
@@ -194,7 +195,8 @@ def call(api: Api, method: str, body: JSONObject) -> JSONObject:
     Raises:
         ProviderFailed: there was no answer, or a refusal.
     """
-    _, value = api.post(method, body, headers={"Authorization": f"Bearer {api.token}"})
+    headers = {"Authorization": f"Bearer {api.token}"}
+    _, value = api.post(method, body, headers=headers, form=method in FORM_METHODS)
     if value.get("ok") is not True:
         reason = value.get("error") or f"no answer to {method}"
         raise ProviderFailed(api.clean(reason), refused="error" in value)

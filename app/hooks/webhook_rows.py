@@ -10,13 +10,16 @@ from sqlalchemy.orm import Session, defer
 
 from app.hooks.models import Webhook, WebhookDelivery
 
+OWN = ""
+"""Name of the webhook that an integration has by itself; manifests cannot give it."""
 KEPT_DELIVERIES = 100
 PRUNED_AT_ONCE = 500
 
 
 def of_app(session: Session, app_id: str) -> list[Webhook]:
-    """Return an app's webhooks by name."""
-    wanted = select(Webhook).where(Webhook.app_id == app_id).order_by(Webhook.name)
+    """Return the webhooks of an app's manifest by name."""
+    wanted = select(Webhook).where(Webhook.app_id == app_id, Webhook.name != OWN)
+    wanted = wanted.order_by(Webhook.name)
     return list(session.execute(wanted).scalars())
 
 
@@ -28,6 +31,12 @@ def for_agent(session: Session, app_id: str) -> list[Webhook]:
 def find(session: Session, app_id: str, webhook_id: UUID) -> Webhook | None:
     """Return a webhook of an app."""
     wanted = select(Webhook).where(Webhook.id == webhook_id, Webhook.app_id == app_id)
+    return session.execute(wanted).scalar_one_or_none()
+
+
+def own(session: Session, app_id: str) -> Webhook | None:
+    """Return the webhook that an integration has by itself."""
+    wanted = select(Webhook).where(Webhook.app_id == app_id, Webhook.name == OWN)
     return session.execute(wanted).scalar_one_or_none()
 
 

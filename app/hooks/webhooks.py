@@ -25,10 +25,12 @@ from app.core.ids import check_app_id, parse_uuid
 from app.core.uow import UnitOfWork
 from app.hooks import webhook_rows as rows
 from app.hooks.models import Webhook, WebhookDelivery
+from app.integrations.events import OwnWebhookNeeded
 from config.settings import JobSettings
 
 AGENT: Final = "agent"
 DEFAULT: Final = "POST"
+OWN: Final = "own"
 TRIGGER: Final = "webhook"
 TOKEN: Final = "token"  # noqa: S105 - a name in the vault
 SIGNING_SECRET: Final = "signing_secret"  # noqa: S105 - as above
@@ -101,6 +103,22 @@ def sync_manifest(cipher: Cipher, uow: UnitOfWork, event: AppInstalled) -> None:
         _create(cipher, uow, event, entry)
 
 
+def keep_own(uow: UnitOfWork, event: OwnWebhookNeeded) -> None:
+    """Give an integration the webhook that its own token calls. Idempotent."""
+    found = rows.own(uow.session, event.integration_id)
+    if found is not None:
+        found.token_hash = event.token_hash
+        return
+    webhook = Webhook(
+        id=uuid4(),
+        app_id=event.integration_id,
+        name=rows.OWN,
+        method=DEFAULT,
+        token_hash=event.token_hash,
+    )
+    rows.add(uow.session, webhook)
+
+
 def _create(
     cipher: Cipher, uow: UnitOfWork, event: AppInstalled, entry: Mapping[str, Any]
 ) -> None:  # Any: JSON values
@@ -162,14 +180,17 @@ def forget_app(uow: UnitOfWork, event: AppUninstalled) -> None:
 
 
 def require(session: Session, app_id: str, webhook_id: str) -> Webhook:
-    """Return a webhook of an app.
+    """Return a webhook of an app; ``own``: the one an integration has by itself.
 
     Raises:
         Invalid: the id is not a UUID.
         NotFound: the app has no such webhook.
     """
     check_app_id(app_id)
-    found = rows.find(session, app_id, parse_uuid(webhook_id))
+    if webhook_id == OWN:
+        found = rows.own(session, app_id)
+    else:
+        found = rows.find(session, app_id, parse_uuid(webhook_id))
     if found is None:
         raise NotFound(f"no webhook '{webhook_id}'")
     return found

@@ -5,14 +5,18 @@ Source: REST contract part 40, sections 5.5, 5.6 and 5.9.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 from uuid import UUID
 
 import structlog
+from sqlalchemy.exc import SQLAlchemyError
 
 from app.core import json_schema
 from app.core.actor import Actor
+from app.core.crypto import VaultError
 from app.core.errors import AppError, Conflict, Failed, Invalid
 from app.core.platform import Platform
 from app.integrations import config, connections, hand_over, installed, repository, safe, tokens
@@ -28,6 +32,7 @@ log = structlog.get_logger(__name__)
 REJECTED: Final = "INSUFFICIENT_PERMISSIONS"
 TEMPORARY: Final = "TEMPORARY_ERROR"
 UNAUTHORIZED: Final = 401
+SYNCS_AT_ONCE: Final = 4
 
 JSON = Any  # Any: a JSON value
 
@@ -232,24 +237,36 @@ def sync_connected(
     with platform.uow.reading() as session:
         installed.require(session, integration_id).action(action_id)
         rows = repository.active_direct(session, integration_id)
-    synced = 0
-    for row in rows:
-        with platform.uow.reading() as session:
-            owner = rbac_service.load_actor(session, row.user_id)
-        if owner is None:
-            continue
-        try:
-            result = execute(
-                platform,
-                owner,
-                integration_id=integration_id,
-                action_id=action_id,
-                given={},
-                connection_id=str(row.id),
-                host=host,
-            )
-        except AppError as exc:
-            log.warning("integration_sync_failed", integration=integration_id, reason=exc.message)
-            continue
-        synced += _error(result) is None
+    run = partial(_as_owner, platform, integration_id, action_id, host)
+    with ThreadPoolExecutor(SYNCS_AT_ONCE, thread_name_prefix="sync") as pool:
+        synced = sum(pool.map(run, [(row.id, row.user_id) for row in rows]))
     return {"ok": True, "synced": synced}
+
+
+def _as_owner(
+    platform: Platform,
+    integration_id: str,
+    action_id: str,
+    host: WorkerHost | None,
+    connection: tuple[UUID, UUID],
+) -> bool:
+    """Run an action for one connection as its owner; tell whether it succeeded."""
+    connection_id, user_id = connection
+    try:
+        with platform.uow.reading() as session:
+            owner = rbac_service.load_actor(session, user_id)
+        if owner is None:
+            return False
+        result = execute(
+            platform,
+            owner,
+            integration_id=integration_id,
+            action_id=action_id,
+            given={},
+            connection_id=str(connection_id),
+            host=host,
+        )
+    except (AppError, SQLAlchemyError, VaultError) as exc:
+        log.warning("integration_sync_failed", integration=integration_id, reason=str(exc)[:200])
+        return False
+    return _error(result) is None

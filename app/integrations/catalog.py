@@ -27,7 +27,8 @@ from app.core.crypto import Cipher, digest
 from app.core.errors import AppError, Failed, NotFound, NotReady
 from app.core.platform import Platform
 from app.core.uow import UnitOfWork
-from app.integrations import installed, repository, safe
+from app.integrations import installed, safe
+from app.integrations.events import OwnWebhookNeeded
 from app.integrations.installed import Integration
 from app.workers import deploys
 from app.workers import service as workers_service
@@ -122,10 +123,9 @@ def undeploy(platform: Platform, integration_id: str) -> None:
 
 def _token(uow: UnitOfWork, cipher: Cipher, integration_id: str) -> str:
     """Return the webhook token of an integration, making one if it has none."""
-    kept = vault.get(uow.session, cipher, integration_id, safe.WEBHOOK_TOKEN)
-    if kept is not None:
-        return kept
-    token = secrets.token_urlsafe(32)
-    repository.put_token(uow.session, integration_id, digest(token))
-    vault.put(uow.session, cipher, integration_id, safe.WEBHOOK_TOKEN, token)
+    token = vault.get(uow.session, cipher, integration_id, safe.WEBHOOK_TOKEN)
+    if token is None:
+        token = secrets.token_urlsafe(32)
+        vault.put(uow.session, cipher, integration_id, safe.WEBHOOK_TOKEN, token)
+    uow.emit(OwnWebhookNeeded(integration_id, digest(token)))
     return token

@@ -22,6 +22,7 @@ from sqlalchemy.orm import Session
 from app.core.actor import Actor
 from app.core.crypto import Cipher, VaultError
 from app.core.errors import Failed, NotReady
+from app.core.permissions import Permissions
 from app.core.platform import Platform
 from app.integrations import config, installed, safe
 from app.workers import rpc
@@ -34,6 +35,7 @@ AUTH_CALLBACK: Final = "__auth_callback"
 WEBHOOK: Final = "__webhook"
 BIND: Final = "__bind"
 HOOKS: Final = frozenset({ACTION, AUTH_START, AUTH_CALLBACK, WEBHOOK, BIND})
+VERBS: Final = ("create", "read", "update", "delete")
 SEALED_ANSWERS: Final = frozenset({AUTH_CALLBACK, BIND})
 ANSWER_MARGIN_S: Final = 5.0
 
@@ -80,8 +82,9 @@ def run(
     if host is not None:
         with platform.uow.reading() as session:
             filled = fill(session, platform.cipher, integration_id, method, params)
+            acting = with_records(session, actor, integration_id, method)
         message: JSONObject = {"id": uuid4().hex, "method": method, "params": filled}
-        return _here(platform, host, actor, integration_id, message)
+        return _here(platform, host, acting, integration_id, message)
     limit_s = platform.settings.workers.rpc_timeout.total_seconds()
     try:
         answer = rpc.call(
@@ -157,6 +160,24 @@ def fill(
     if "sealed" in filled:
         filled.update(_open(cipher, integration_id, filled.pop("sealed")))
     return filled
+
+
+def with_records(
+    session: Session, actor: Actor | None, integration_id: str, method: str
+) -> Actor | None:
+    """Return who an action runs as: the caller, who may also use the integration's own records.
+
+    Through the integration's code only. As permissions of their own they would open everybody's
+    records to whoever runs an action.
+
+    Raises:
+        NotFound: the integration is gone.
+    """
+    if actor is None or method != ACTION:
+        return actor
+    entities = installed.require(session, integration_id).entities
+    own = {f"app:{integration_id}:{name}.{verb}" for name in entities for verb in VERBS}
+    return replace(actor, permissions=Permissions.of(actor.permissions.keys | own))
 
 
 def seal(cipher: Cipher, integration_id: str, value: Any) -> str:  # Any: a JSON value

@@ -37,6 +37,11 @@ class Integration:
         return str(self.manifest["name"])
 
     @property
+    def entities(self) -> list[str]:
+        """Names of its own kinds of records."""
+        return [str(entity["entityName"]) for entity in self.manifest.get("dataContract") or ()]
+
+    @property
     def config_schema(self) -> JSONObject:
         """JSON Schema of the platform-wide configuration."""
         schema: JSONObject = self.manifest.get("configSchema") or {}

@@ -32,7 +32,6 @@ log = structlog.get_logger(__name__)
 CALLBACK: Final = "/api/v1/integrations/auth/callback"
 STATE_LIFE: Final = timedelta(seconds=600)
 FIRST_SYNC: Final = "sync_connect"
-NO_SYNC: Final = "MISCONFIGURED"
 MAX_TEXT: Final = 300
 STATE_SCOPE: Final = "_oauth_state"
 
@@ -278,9 +277,6 @@ def _first_sync(
     if not isinstance(result, dict) or result.get("ok") is not False:
         return None
     error = result.get("error") or {}
-    # An integration that declares the action but does not sync says so; nothing failed then.
-    if error.get("code") == NO_SYNC:
-        return None
     return f"[{error.get('code')}] {str(error.get('message'))[:MAX_TEXT]}"
 
 

@@ -148,12 +148,3 @@ class OAuthState(Base):
     nonce: Mapped[bytes] = mapped_column(LargeBinary)
     verifier: Mapped[bytes] = mapped_column(LargeBinary)
     expires_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), index=True)
-
-
-class IntegrationToken(Base):
-    """The hash by which an integration's own webhook address is found."""
-
-    __tablename__ = "integration_tokens"
-
-    integration_id: Mapped[str] = _integration(key=True)
-    token_hash: Mapped[bytes] = mapped_column(LargeBinary, unique=True)

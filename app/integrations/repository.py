@@ -15,7 +15,6 @@ from app.integrations.models import (
     IntegrationConfig,
     IntegrationConnection,
     IntegrationSettings,
-    IntegrationToken,
     OAuthState,
 )
 
@@ -326,30 +325,9 @@ def take_state(session: Session, state_hash: bytes) -> OAuthState | None:
     )
 
 
-# --- webhook tokens --------------------------------------------------------------------------
-
-
-def put_token(session: Session, integration_id: str, token_hash: bytes) -> None:
-    """Insert or replace the token of an integration."""
-    row = insert(IntegrationToken).values(integration_id=integration_id, token_hash=token_hash)
-    session.execute(
-        row.on_conflict_do_update(
-            index_elements=[IntegrationToken.integration_id],
-            set_={"token_hash": row.excluded.token_hash},
-        )
-    )
-
-
-def integration_of_token(session: Session, token_hash: bytes) -> str | None:
-    """Return whose webhook token this is."""
-    return session.scalar(
-        select(IntegrationToken.integration_id).where(IntegrationToken.token_hash == token_hash)
-    )
-
-
 def forget(session: Session, app_id: str) -> None:
     """Delete what an app has here, as an integration and as a user of integrations."""
-    for model in (AppIntegration, IntegrationConnection, OAuthState, IntegrationToken):
+    for model in (AppIntegration, IntegrationConnection, OAuthState):
         session.execute(delete(model).where(model.integration_id == app_id))
     session.execute(delete(AppIntegration).where(AppIntegration.app_id == app_id))
     for owned in (IntegrationSettings, IntegrationConfig):

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from app.apps.events import AppUninstalled
 from app.core.actor import Actor
-from app.core.crypto import Cipher, VaultError, digest
+from app.core.crypto import Cipher, VaultError
 from app.core.errors import AppError, Failed
 from app.core.permissions import Permissions
 from app.core.platform import Platform
@@ -27,6 +27,7 @@ from app.secrets import service as secrets_service
 from app.workers.service import WorkerHost
 
 __all__ = [
+    "acting_as",
     "call_webhook",
     "execute_action",
     "fill_call",
@@ -37,7 +38,6 @@ __all__ = [
     "list_permitted",
     "seal_answer",
     "sync_connected_users",
-    "webhook_target",
 ]
 
 log = structlog.get_logger(__name__)
@@ -181,11 +181,6 @@ def is_integration(session: Session, app_id: str) -> bool:
     return installed.find(session, app_id) is not None
 
 
-def webhook_target(session: Session, token: str) -> str | None:
-    """Return the integration whose own webhook token this is."""
-    return repository.integration_of_token(session, digest(token))
-
-
 def call_webhook(
     platform: Platform,
     integration_id: str,
@@ -249,6 +244,15 @@ def fill_call(
         VaultError: something cannot be decrypted.
     """
     return hand_over.fill(session, cipher, app_id, method, params)
+
+
+def acting_as(session: Session, actor: Actor | None, *, app_id: str, method: str) -> Actor | None:
+    """Return whose rights such a call has: an action may also use the integration's records.
+
+    Raises:
+        NotFound: the integration is gone.
+    """
+    return hand_over.with_records(session, actor, app_id, method)
 
 
 def seal_answer(cipher: Cipher, *, app_id: str, method: str, value: JSON) -> JSON:

@@ -14,6 +14,7 @@ import pytest
 
 from app.embedded.redis import EmbeddedRedis
 from app.embedded.servers import temporary_state_dir
+from tests.fakes.slack import FakeSlack, running_slack
 from tests.fakes.telegram import FakeTelegram, running_telegram
 from tests.support.databases import Databases
 from tests.support.stack import Stack, running_stack, wait_until
@@ -101,9 +102,23 @@ def telegram() -> Iterator[FakeTelegram]:
 
 
 @pytest.fixture(scope="session")
-def shared_platform(start_platform_session: StartPlatform, telegram: FakeTelegram) -> Platform:
+def slack() -> Iterator[FakeSlack]:
+    """The Web API that the shared platform's bots talk to."""
+    with running_slack() as fake:
+        yield fake
+
+
+@pytest.fixture(scope="session")
+def shared_platform(
+    start_platform_session: StartPlatform, telegram: FakeTelegram, slack: FakeSlack
+) -> Platform:
     """One platform for all tests that leave it whole; use an app id of your own."""
-    return start_platform_session("web", "worker", "beat", TELEGRAM_API_BASE=telegram.url)
+    providers = {
+        "TELEGRAM_API_BASE": telegram.url,
+        "SLACK_API_BASE": slack.api,
+        "SLACK_RESPONSE_PREFIX": slack.hooks,
+    }
+    return start_platform_session("web", "worker", "beat", **providers)
 
 
 def _starter(

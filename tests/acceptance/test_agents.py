@@ -66,7 +66,10 @@ def deploy(platform: Platform, app_id: str, **files: str) -> httpx.Response:
 class Stream:
     """An invoke whose stream is read on a thread."""
 
-    def __init__(self, platform: Platform, app_id: str, message: str) -> None:
+    def __init__(
+        self, platform: Platform, app_id: str, message: str, by: httpx.Client | None = None
+    ) -> None:
+        self._by = by or platform.admin
         self._body: list[str] = []
         self._ready = threading.Event()
         self.headers: Any = None
@@ -79,7 +82,7 @@ class Stream:
 
     def _read(self, platform: Platform, path: str, message: str) -> None:
         with platform.stack.client() as client:
-            client.headers.update(platform.admin.headers)
+            client.headers.update(self._by.headers)
             body = {"message": message}
             with client.stream("POST", path, json=body, timeout=90) as response:
                 self.headers = response.headers
@@ -187,6 +190,8 @@ from trellis_worker import serve
 def act(params):
     if params["action"] == "break":
         return {"ok": False, "error": {"code": "NOT_FOUND", "message": "no such lamp"}}
+    if params["action"] == "scene":
+        return {"ok": True, "data": [params["userCredentials"]["key"], params["userId"]]}
     return {"ok": True, "data": {"level": params["input"]["level"], "as": params["userId"]}}
 serve(rpc={"__integration": act})
 """
@@ -199,11 +204,13 @@ def test_integrations_are_called_with_the_rights_of_a_run(
     level = {"type": "integer", "maximum": 100}
     dim = {"type": "object", "properties": {"level": level}, "required": ["level"]}
     actions = [
-        {"id": "dim", "name": "Dim", "inputSchema": dim},
-        {"id": "break", "name": "Break"},
-        {"id": "off", "name": "Off"},
+        {"id": "dim", "name": "Dim", "inputSchema": dim, "requiresConnection": False},
+        {"id": "break", "name": "Break", "requiresConnection": False},
+        {"id": "off", "name": "Off", "requiresConnection": False},
+        {"id": "scene", "name": "Scene"},
     ]
-    shared_platform.install("lamp", LAMP, type="integration", actions=actions)
+    login = {"type": "credentials", "schema": {"type": "object", "required": ["key"]}}
+    shared_platform.install("lamp", LAMP, type="integration", actions=actions, userAuth=login)
     prepare(shared_platform, model, "lighting")
     role = next(r for r in admin.get("/roles").json() if r["name"] == "app:lighting:agent")
     keys = [*role["permissions"], "integration:lamp:dim", "integration:lamp:break"]
@@ -233,6 +240,30 @@ def test_integrations_are_called_with_the_rights_of_a_run(
     missing = {**body, "action": "explode"}
     answer = admin.post(path, json={"appId": "lighting", "args": missing})
     assert (answer.status_code, answer.json()) == (404, {"error": "action 'explode' not found"})
+
+    # A guest has no login of their own; the administrator lends theirs to the agent.
+    guest = shared_platform.stack.sign_up("guest@example.com")
+    guest_id = guest.get("/auth/me").json()["id"]
+    keys += ["integration:lamp:scene"]
+    admin.patch("/roles/app:lighting:agent", json={"permissions": keys})
+    wanted = {"name": "guests", "permissions": ["app:lighting:invoke", "integration:lamp:scene"]}
+    admin.post("/roles", json=wanted)
+    admin.post("/roles/assign", json={"userId": guest_id, "role": "guests"})
+    login = {"credentials": {"key": "k-of-admin"}}
+    assert admin.post("/integrations/lamp/auth/credentials", json=login).status_code == 200
+
+    def scene() -> dict[str, Any]:
+        model.call(lamp("scene"))
+        model.say("ok")
+        events = Stream(shared_platform, "lighting", "x", guest).finish()
+        return next(e.data for e in events if e.kind == "tool_call_completed")
+
+    assert scene()["error"] == "not connected to 'lamp'"
+    lent = admin.post("/integrations/lamp/auth/delegate", json={"agent_app_id": "lighting"})
+    assert lent.json() == {"message": "delegated"}
+    assert scene()["output"] == {"ok": True, "data": ["k-of-admin", guest_id]}
+    alone = guest.post("/integrations/lamp/actions/scene", json={})
+    assert alone.json() == {"error": "not connected to 'lamp'"}
     admin.delete("/apps/lamp")
 
 

@@ -12,6 +12,8 @@ import pytest
 from tests.acceptance.conftest import Platform
 from tests.acceptance.test_agents import definition, prepare
 from tests.fakes.model_server import Answer, Call, ModelServer, Seen, model_server
+from tests.fakes.slack import SIGNING_SECRET, FakeSlack, Request
+from tests.fakes.slack import TOKEN as BOT
 from tests.fakes.telegram import TOKEN, FakeTelegram
 from tests.support.stack import wait_until
 
@@ -94,6 +96,53 @@ def test_people_talk_to_agents_in_telegram(
     assert shared_platform.admin.delete("/llm-models/chatdesk").status_code == 204
     for name in ("web", "worker", "beat"):
         assert TOKEN not in shared_platform.stack.log(name)
+
+
+def test_people_talk_to_agents_in_slack(
+    shared_platform: Platform, slack: FakeSlack, model: ModelServer
+) -> None:
+    admin = shared_platform.admin
+    prepare(shared_platform, model, "slackdesk", **{"agent.json": supervised()})
+    config = {"default_agent": "slackdesk", "bot_token": BOT, "signing_secret": SIGNING_SECRET}
+    body = {"provider": "slack", "name": "Desk", "config": config}
+    channel_id = admin.post("/channels", json=body).json()["id"]
+    url = {"public_url": "https://trellis.example"}
+    assert admin.post(f"/channels/{channel_id}/activate", json=url).status_code == 200
+    slack.files["F7"] = ("list.txt", "text/plain", b"seven eggs")
+    with shared_platform.stack.client() as provider:
+
+        def deliver(request: Request) -> None:
+            path = f"/channels/slack/{channel_id}/webhook"
+            answer = provider.post(path, content=request.body, headers=request.headers)
+            assert (answer.status_code, answer.json()) == (200, {"ok": True}), answer.text
+
+        token = admin.post(f"/channels/{channel_id}/link").json()["token"]
+        deliver(slack.command("/link", token))
+        wait_until(lambda: slack.responses, what="the link")
+        model.say("Seven.")
+        one = {"id": "F7", "name": "list.txt", "mimetype": "text/plain"}
+        deliver(slack.event("how many?", subtype="file_share", files=[one]))
+        wait_until(lambda: [m["text"] for m in slack.sent()] == ["Seven."], what="an answer")
+        assert "seven eggs" in str(model.requests[-1].body["messages"][-1]["content"])
+        model.call(WRITE)
+        model.say("Written.")
+        deliver(slack.event("write"))
+        wait_until(lambda: "blocks" in slack.sent()[-1], what="buttons")
+        approve = slack.sent()[-1]["blocks"][1]["elements"][0]["value"]
+        deliver(slack.press(approve, sender="UEVE"))
+        deliver(slack.press(approve))
+        wait_until(lambda: slack.sent()[-1]["text"] == "Written.", what="the answer")
+    said = [response["text"] for _, response in slack.responses]
+    assert said[0] == "Your account is linked."
+    assert sorted(said[1:]) == ["Approved", "You may not decide this."]
+    notes = admin.get("/apps/slackdesk/collections/notes").json()
+    assert [note["body"] for note in notes] == ["x"]
+    assert slack.complaints == []
+    assert admin.delete(f"/channels/{channel_id}").status_code == 200
+    assert admin.delete("/apps/slackdesk").status_code == 200
+    assert admin.delete("/llm-models/slackdesk").status_code == 204
+    for name in ("web", "worker", "beat"):
+        assert BOT not in shared_platform.stack.log(name)
 
 
 def supervised() -> str:

@@ -1,11 +1,13 @@
 """Integrations that people write themselves: every hook, app code as caller, the documented one."""
 
+import hmac
 import json
 import re
 from pathlib import Path
 
 import pytest
 
+from tests.fakes.google import CLIENT_ID, CLIENT_SECRET, FakeOAuth
 from tests.fakes.rest import FakeService, Told, serving
 from tests.support.integrations import Caller
 
@@ -166,6 +168,63 @@ def test_a_sync_runs_for_every_connection(own, shared_platform):
     ]
 
 
+SHOP = """
+from trellis_worker import serve
+
+def integration(params):
+    return {"ok": True, "data": params["userCredentials"]["access_token"]}
+
+serve(rpc={"__integration": integration})
+"""
+SHOP_MANIFEST = {
+    "type": "integration",
+    "configSchema": {
+        "type": "object",
+        "required": ["id", "secret"],
+        "properties": {
+            "id": {"type": "string"},
+            "secret": {"type": "string", "platformSecret": "SHOP_SECRET"},
+            "base": {"type": "string"},
+        },
+    },
+    "userAuth": {
+        "type": "redirect",
+        "oauth2": {
+            "authorizeUrl": "{base}/o/oauth2/v2/auth",
+            "tokenUrl": "{base}/token",
+            "scopes": ["read"],
+            "clientAuth": "basic",
+            "clientIdField": "id",
+            "clientSecretField": "secret",
+            "label": {"from": "userinfo", "claim": "mail", "url": "{base}/userinfo"},
+        },
+    },
+    "actions": [{"id": "show", "name": "Show"}],
+}
+
+
+def test_an_oauth_login_as_a_manifest_describes_it(shared_platform):
+    shared_platform.install("shop", SHOP, **SHOP_MANIFEST)
+    server = FakeOAuth()
+    server.client_auth, server.expires_in = "basic", 30
+    with serving(server):
+        config = {"id": CLIENT_ID, "secret": CLIENT_SECRET, "base": server.url}
+        admin = shared_platform.admin
+        assert admin.put("/integrations/shop/config", json=config).status_code == 200
+        shop = Caller(admin, "shop")
+        page = shop.return_with(server.log_in(shop.begin()))
+        assert page.status_code == 200, page.text
+        (row,) = admin.get("/integrations/shop/connections").json()
+        assert (row["label"], row["status"]) == ("ana@google.test", "active")
+        server.expires_in = 3600
+        renewed = shop.ok("show")
+        assert (renewed in server.access, server.refreshes) == (True, 1)
+        forms = [asked.form for asked in server.take() if asked.path == "/token"]
+        assert len(forms) == 2
+        assert not any("client_secret" in form for form in forms)
+    shared_platform.admin.delete("/apps/shop")
+
+
 class Tickets(FakeService):
     """The service of the documented example."""
 
@@ -191,6 +250,16 @@ def test_the_documented_integration_works(shared_platform):
         admin.post("/integrations/tickets/auth/credentials", json=body)
         assert tickets.ok("open_ticket", {"title": "x"}) == {"number": 42}
         assert service.take()[0].body == {"title": "x", "urgent": False}
+        (hook,) = admin.get("/apps/tickets/webhooks").json()
+        body = b'{ "number": 42 }'
+        signed = hmac.new(b"s", body, "sha256").hexdigest()
+        for signature, expected in (
+            (signed, {"event": "ticket_closed", "number": 42}),
+            ("x", {"skipped": True, "reason": "bad signature"}),
+        ):
+            headers = {"X-Signature": signature}
+            answer = admin.post(f"/hooks/{hook['token']}", content=body, headers=headers)
+            assert answer.json() == expected
         wrong = tickets.raw("open_ticket", {"title": ""})
         assert wrong.json() == {"error": "input: $.title: does not fit minLength 1"}
         body = {"credentials": {"apiKey": "other"}, "label": "other"}

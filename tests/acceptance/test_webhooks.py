@@ -147,3 +147,11 @@ def test_an_integration_of_the_catalog_has_an_address_of_its_own(
     sent = {"type": "page_created", "page": 7}
     answer = httpx.post(f"{shared_platform.stack.url}/api/v1/hooks/{token}", json=sent)
     assert (answer.status_code, answer.json()) == (200, {"event": "page_created", "data": sent})
+    log = "/apps/notion/webhooks/own/deliveries"
+    delivery = shared_platform.admin.get(log).json()[0]
+    assert delivery["status"] == "succeeded"
+    again = shared_platform.admin.post(f"{log}/{delivery['id']}/redeliver").json()
+    assert (again["status"], again["redeliveryOf"]) == ("succeeded", delivery["id"])
+    named = {hook["name"] for hook in shared_platform.admin.get("/apps/notion/webhooks").json()}
+    assert len(named) == 4
+    assert "" not in named

@@ -413,6 +413,18 @@ def test_uninstalling_stops_the_process_and_forgets_the_log(platform):
     assert platform.admin.get("/apps/gone/deployments").json() == []
 
 
+SLOTH = """
+import time
+from trellis_worker import serve
+
+def integration(params):
+    time.sleep(params["input"]["seconds"])
+    return "up"
+
+serve(rpc={"__integration": integration})
+"""
+
+
 @pytest.mark.slow
 def test_a_handler_that_takes_too_long_does_not_hurt_the_worker(start_platform):
     platform = start_platform("web", "worker", RPC_TIMEOUT="2")
@@ -423,3 +435,9 @@ def test_a_handler_that_takes_too_long_does_not_hurt_the_worker(start_platform):
     assert time.monotonic() - started < 3
     assert answer(platform.rpc("lazy", "echo", 1)) == (200, 1)
     assert status(platform, "lazy")["status"] == "running"
+
+    platform.install("sloth", SLOTH, type="integration", actions=[{"id": "climb", "name": "Climb"}])
+    action = "/integrations/sloth/actions/climb"
+    late = platform.admin.post(action, json={"seconds": 6})
+    assert error(late) == (500, "action timed out")
+    assert answer(platform.admin.post(action, json={"seconds": 0})) == (200, "up")

@@ -65,6 +65,9 @@ class FakeMailbox:
         default_factory=lambda: {"INBOX": {}, "Entw&APw-rfe": {}, "Gesendet": {}}
     )
     sent: list[Envelope] = field(default_factory=list)
+    flags: dict[int, str] = field(default_factory=dict)
+    validity: int = 4711
+    refused: str = ""
     smtp_port: int = 0
     imap_port: int = 0
 
@@ -103,6 +106,7 @@ class _IMAP(socketserver.StreamRequestHandler):
     """One connection: what ``imaplib`` says, answered by RFC 3501."""
 
     server: Any
+    disable_nagle_algorithm = True
 
     def handle(self) -> None:
         self.box: FakeMailbox = self.server.box
@@ -165,8 +169,11 @@ class _IMAP(socketserver.StreamRequestHandler):
                 return False
             self.folder = folder
             self.say(f"* {len(self.box.folders[folder])} EXISTS")
-            self.say("* OK [UIDVALIDITY 4711] valid")
+            self.say(f"* OK [UIDVALIDITY {self.box.validity}] valid")
         elif name == "UID":
+            if self.box.refused and self.box.refused in arguments:
+                self.say(f"{tag} NO try again later")
+                return False
             self.uid(arguments)
         elif name == "APPEND":
             folder = arguments.split('"')[1]
@@ -189,12 +196,25 @@ class _IMAP(socketserver.StreamRequestHandler):
             low, high = sorted((start, max(messages, default=0)))
             found = [uid for uid in messages if low <= uid <= high]
             self.say(f"* SEARCH {' '.join(map(str, found))}".rstrip())
+        elif match := re.fullmatch(r"SEARCH SINCE \d\d-[A-Z][a-z]{2}-\d{4}", arguments):
+            found = [uid for uid, raw in messages.items() if b"OLD" not in raw]
+            self.say(f"* SEARCH {' '.join(map(str, found))}".rstrip())
+        elif match := re.fullmatch(r"FETCH (\d+):\* \(UID FLAGS\)", arguments):
+            for uid in sorted(messages):
+                if uid >= int(match[1]):
+                    self.say(f"* 1 FETCH (UID {uid} FLAGS ({self.flags(uid)}))")
         elif match := re.fullmatch(r"FETCH (\d+) \(UID FLAGS BODY\.PEEK\[\]\)", arguments):
             raw = messages.get(int(match[1]))
+            uid = int(match[1])
             if raw is not None:
-                self.say(f"* 1 FETCH (UID {match[1]} FLAGS (\\Seen) BODY[] {{{len(raw)}}}")
+                self.say(
+                    f"* 1 FETCH (UID {match[1]} FLAGS ({self.flags(uid)}) BODY[] {{{len(raw)}}}"
+                )
                 self.wfile.write(raw)
                 self.say(")")
+
+    def flags(self, uid: int) -> str:
+        return self.box.flags.get(uid, "\\Seen")
 
 
 class _Server(socketserver.ThreadingTCPServer):

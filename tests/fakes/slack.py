@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import parse_qsl, urlencode
 
 TOKEN = "xoxb-slack-bot-token"
 SIGNING_SECRET = "slack-signing-secret"
@@ -196,7 +196,10 @@ def running_slack() -> Iterator[FakeSlack]:
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            kind = self.headers["Content-Type"].partition(";")[0]
+            raw = self.rfile.read(int(self.headers["Content-Length"]))
+            is_form = kind == "application/x-www-form-urlencoded"
+            body = dict(parse_qsl(raw.decode())) if is_form else json.loads(raw)
             if self.path.startswith("/hooks/"):
                 fake.respond(self.path, body)
                 self.reply(200, b"ok")
@@ -206,6 +209,10 @@ def running_slack() -> Iterator[FakeSlack]:
                 failure = fake.failures.popleft()
                 value = {"ok": False, "error": failure.error or "internal_error"}
                 self.reply(failure.status, json.dumps(value).encode(), failure.headers)
+                return
+            # Methods that only read take no JSON.
+            if method == "files.info" and not is_form:
+                self.reply(200, b'{"ok": false, "error": "invalid_arguments"}')
                 return
             answer = fake.answer(method, self.headers.get("Authorization", ""), body)
             self.reply(200, json.dumps(answer).encode())

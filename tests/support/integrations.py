@@ -58,6 +58,10 @@ def deploy(admin: httpx.Client, integration: str, **config: Any) -> str:
     answer = admin.post(f"/integrations/catalog/{integration}/deploy")
     assert answer.status_code == 200, answer.text
     assert answer.json()["message"] == f"integration '{integration}' is deployed"
+    for cron in admin.get(f"/apps/{integration}/crons").json():
+        # Its next tick would fall into whatever a test counts just then.
+        off = admin.patch(f"/apps/{integration}/crons/{cron['id']}", json={"enabled": False})
+        assert off.status_code == 200, off.text
     if config:
         saved = admin.put(f"/integrations/{integration}/config", json=config)
         assert saved.json() == {"message": "configuration saved"}, saved.text

@@ -156,6 +156,28 @@ def test_approvals_are_decided_with_buttons(
     assert slack.complaints == []
 
 
+def test_files_become_attachments(
+    admin: ApiClient, desk: Desk, slack: FakeSlack, model: ModelServer
+) -> None:
+    desk.link(admin)
+    slack.files["F1"] = ("notes.txt", "text/plain", b"remember the milk")
+
+    def share(name: str, **more: Any) -> Request:
+        one = {"id": name, "name": "notes.txt", "mimetype": "text/plain"}
+        return slack.event("what is this?", subtype="file_share", files=[one], **more)
+
+    model.say("Milk.")
+    assert desk.ask(share("F1"))["text"] == "Milk."
+    assert "remember the milk" in str(model.requests[-1].body["messages"][-1]["content"])
+    # Our token goes to Slack only, wherever a file claims to be.
+    slack.files_at = "https://files.evil.example/F1"
+    model.say("What a pity.")
+    assert desk.ask(share("F1"))["text"] == "What a pity."
+    asked = model.requests[-1].body["messages"][-1]["content"]
+    assert asked == "what is this?\n[file notes.txt could not be fetched: there is no such file]"
+    assert slack.complaints == []
+
+
 def test_webhooks_are_checked(admin: ApiClient, desk: Desk, slack: FakeSlack) -> None:
     good = slack.event("hello")
     old = slack.signed(good.body, "application/json", age_s=301)

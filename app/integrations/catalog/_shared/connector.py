@@ -62,9 +62,12 @@ class ServiceError(Exception):
 
 
 class Call:
-    """One action: its input, the configuration and the user's credentials."""
+    """One action: its input, the configuration, the user's credentials, and what it may ask."""
 
-    def __init__(self, params: Mapping[str, Any]) -> None:
+    def __init__(self, params: Mapping[str, Any], ctx: Any = None) -> None:  # Any: the SDK's ctx
+        self.ctx = ctx
+        self.user_id: str | None = params.get("userId")
+        self.connection_id: str | None = params.get("connectionId")
         self.input: JSONObject = params.get("input") or {}
         self.config: JSONObject = params.get("config") or {}
         self.credentials: JSONObject = params.get("userCredentials") or {}
@@ -74,28 +77,19 @@ class Call:
         return {name: self.input[name] for name in names if self.input.get(name) is not None}
 
 
-def dispatcher(actions: Mapping[str, Action]) -> Callable[[Mapping[str, Any]], JSONObject]:
+def dispatcher(actions: Mapping[str, Action]) -> Callable[..., JSONObject]:
     """Return the ``__integration`` method of an integration with these actions."""
 
-    def run(params: Mapping[str, Any]) -> JSONObject:
+    def run(params: Mapping[str, Any], _caller: Any, ctx: Any) -> JSONObject:  # Any: the SDK's
         action = actions.get(str(params.get("action")))
         if action is None:
             return ServiceError(UNKNOWN, f"unknown action: {params.get('action')}").result()
         try:
-            return {"ok": True, "data": action(Call(params))}
+            return {"ok": True, "data": action(Call(params, ctx))}
         except ServiceError as exc:
             return exc.result()
 
     return run
-
-
-def no_sync(_call: Call) -> None:
-    """Refuse: this release reads the service directly and keeps no copy.
-
-    Raises:
-        ServiceError: always.
-    """
-    raise ServiceError(MISCONFIGURED, "this release does not synchronise; use the other actions")
 
 
 class Api:

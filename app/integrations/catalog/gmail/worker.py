@@ -7,12 +7,11 @@ import binascii
 import email.utils
 import html
 import json
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import google
+import gmail_copy
 import mail
 from connector import (
     MISCONFIGURED,
@@ -21,20 +20,13 @@ from connector import (
     JSONObject,
     ServiceError,
     dispatcher,
-    no_sync,
     segment,
 )
+from gmail_messages import decoded, headers_of, parsed
+from sync import sync_all
 from trellis_worker import serve
 
-PREFIX = "/gmail/v1/users/me"
 LISTED_HEADERS = ["From", "To", "Subject", "Date"]
-READERS = 5
-TAGS = re.compile(r"<(style|script)\b.*?</\1>|<[^>]+>", re.DOTALL | re.IGNORECASE)
-
-
-def api(call: Call) -> Api:
-    """Return the client of the connected account."""
-    return google.api(call, PREFIX)
 
 
 # --- writing ---------------------------------------------------------------------------------
@@ -42,7 +34,7 @@ def api(call: Call) -> Api:
 
 def send_email(call: Call) -> JSONObject:
     """Send a message."""
-    gmail = api(call)
+    gmail = gmail_copy.api(call)
     body, message_id = composed(gmail, call)
     sent = gmail.post("/messages/send", body)
     return {
@@ -54,7 +46,7 @@ def send_email(call: Call) -> JSONObject:
 
 def create_draft(call: Call) -> JSONObject:
     """Keep a message as a draft."""
-    gmail = api(call)
+    gmail = gmail_copy.api(call)
     body, message_id = composed(gmail, call)
     draft = gmail.post("/drafts", {"message": body})
     return {
@@ -92,7 +84,7 @@ def composed(gmail: Api, call: Call) -> tuple[JSONObject, str]:
 
 def list_emails(call: Call) -> JSONObject:
     """Return messages that match a query, newest first."""
-    gmail = api(call)
+    gmail = gmail_copy.api(call)
     query = {
         "q": call.input.get("query"),
         "maxResults": call.input.get("maxResults", 20),
@@ -101,7 +93,7 @@ def list_emails(call: Call) -> JSONObject:
     }
     page = gmail.get("/messages", query) or {}
     found = [str(item["id"]) for item in page.get("messages") or ()]
-    with ThreadPoolExecutor(READERS) as readers:
+    with ThreadPoolExecutor(gmail_copy.READERS) as readers:
         messages = list(readers.map(lambda message_id: summary(gmail, message_id), found))
     return {"messages": messages, "nextPageToken": page.get("nextPageToken")}
 
@@ -126,104 +118,16 @@ def summary(gmail: Api, message_id: str) -> JSONObject:
 def get_email(call: Call) -> JSONObject:
     """Return one message, parsed."""
     path = f"/messages/{segment(call.input['messageId'])}"
-    return parsed(api(call).get(path, {"format": "full"}))
-
-
-def parsed(message: Mapping[str, Any]) -> JSONObject:
-    """Return Gmail's message as people read it."""
-    payload = message["payload"]
-    headers = headers_of(payload)
-    texts = dict(bodies(payload))
-    rich, plain = texts.get("text/html"), texts.get("text/plain")
-    senders = people(headers.get("from"))
-    return {
-        "id": message["id"],
-        "threadId": message.get("threadId"),
-        "headerMessageId": headers.get("message-id"),
-        "internalDate": message.get("internalDate"),
-        "from": senders[0] if senders else None,
-        "to": people(headers.get("to")),
-        "cc": people(headers.get("cc")),
-        "bcc": people(headers.get("bcc")),
-        "replyTo": people(headers.get("reply-to")),
-        "inReplyTo": headers.get("in-reply-to"),
-        "references": (headers.get("references") or "").split(),
-        "subject": headers.get("subject"),
-        "date": headers.get("date"),
-        "snippet": html.unescape(message.get("snippet") or ""),
-        "labelIds": message.get("labelIds") or [],
-        "bodyHtml": rich,
-        "bodyText": plain if plain is not None else text_of(rich),
-        "attachments": [attachment(part) for part in leaves(payload) if part.get("filename")],
-    }
-
-
-def leaves(part: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """Return the parts that hold content."""
-    inner = part.get("parts") or ()
-    if not inner:
-        yield part
-    for child in inner:
-        yield from leaves(child)
-
-
-def bodies(payload: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Return type and text of the text parts, the first of a type last."""
-    for part in reversed(list(leaves(payload))):
-        data = (part.get("body") or {}).get("data")
-        if (
-            part.get("mimeType") in {"text/plain", "text/html"}
-            and data
-            and not part.get("filename")
-        ):
-            yield part["mimeType"], decoded(data).decode("utf-8", "replace")
-
-
-def attachment(part: Mapping[str, Any]) -> JSONObject:
-    """Return what is known of an attachment without its content."""
-    headers = headers_of(part)
-    body = part.get("body") or {}
-    inline = (headers.get("content-disposition") or "").lower().startswith("inline")
-    return {
-        "id": body.get("attachmentId"),
-        "filename": part.get("filename"),
-        "mimeType": part.get("mimeType"),
-        "size": body.get("size") or 0,
-        "contentId": (headers.get("content-id") or "").strip("<>") or None,
-        "isInline": inline,
-    }
+    found: JSONObject = parsed(gmail_copy.api(call).get(path, {"format": "full"}))
+    return found
 
 
 def get_attachment(call: Call) -> JSONObject:
     """Return the content of an attachment."""
     message, found = segment(call.input["messageId"]), segment(call.input["attachmentId"])
-    body = api(call).get(f"/messages/{message}/attachments/{found}")
+    body = gmail_copy.api(call).get(f"/messages/{message}/attachments/{found}")
     content = decoded(body["data"])
     return {"data": base64.b64encode(content).decode(), "size": len(content)}
-
-
-def decoded(data: str) -> bytes:
-    """Return the bytes of base64 in the URL alphabet, padded or not."""
-    return base64.urlsafe_b64decode(data + "=" * (-len(data) % 4))
-
-
-def headers_of(part: Mapping[str, Any]) -> dict[str, str]:
-    """Return the headers of a part by lower-case name; the first of a name counts."""
-    found: dict[str, str] = {}
-    for header in part.get("headers") or ():
-        found.setdefault(header["name"].lower(), header["value"])
-    return found
-
-
-def people(header: str | None) -> list[JSONObject]:
-    """Return the addresses of a header."""
-    pairs = email.utils.getaddresses([header or ""])
-    return [{"name": name or None, "address": address} for name, address in pairs if address]
-
-
-def text_of(rich: str | None) -> str | None:
-    """Return HTML without its tags."""
-    return None if rich is None else html.unescape(TAGS.sub(" ", rich)).strip()
 
 
 # --- account ---------------------------------------------------------------------------------
@@ -231,13 +135,13 @@ def text_of(rich: str | None) -> str | None:
 
 def get_profile(call: Call) -> JSONObject:
     """Return the account's address."""
-    profile = api(call).get("/profile")
+    profile = gmail_copy.api(call).get("/profile")
     return {"emailAddress": profile["emailAddress"], "historyId": profile.get("historyId")}
 
 
 def list_send_as(call: Call) -> JSONObject:
     """Return the addresses the account may send from."""
-    return {"sendAs": aliases(api(call))}
+    return {"sendAs": aliases(gmail_copy.api(call))}
 
 
 def aliases(gmail: Api) -> list[JSONObject]:
@@ -252,13 +156,13 @@ def watch(call: Call) -> JSONObject:
     if not topic:
         raise ServiceError(MISCONFIGURED, "no topicName given and no pubsubTopicName configured")
     body = {"topicName": topic, **call.given("labelIds")}
-    begun = api(call).post("/watch", body, repeatable=True)
+    begun = gmail_copy.api(call).post("/watch", body, repeatable=True)
     return {"historyId": begun.get("historyId"), "expiration": begun.get("expiration")}
 
 
 def stop_watch(call: Call) -> JSONObject:
     """Have Gmail publish nothing any more."""
-    api(call).post("/stop", repeatable=True)
+    gmail_copy.api(call).post("/stop", repeatable=True)
     return {}
 
 
@@ -297,11 +201,12 @@ serve(
                 "list_send_as": list_send_as,
                 "watch": watch,
                 "stop_watch": stop_watch,
-                "sync_connect": no_sync,
-                "sync_disconnect": no_sync,
-                "sync_now": no_sync,
+                "sync_connect": gmail_copy.sync_connect,
+                "sync_disconnect": gmail_copy.sync_disconnect,
+                "sync_now": gmail_copy.sync_now,
             }
         ),
         "__webhook": webhook,
-    }
+    },
+    on_job=sync_all,
 )

@@ -5,20 +5,12 @@ from __future__ import annotations
 from typing import Any
 from uuid import uuid4
 
-import google
-from connector import (
-    NOT_FOUND,
-    Api,
-    Call,
-    JSONObject,
-    ServiceError,
-    dispatcher,
-    no_sync,
-    segment,
-)
+import calendar_copy
+from calendar_copy import api
+from connector import NOT_FOUND, Call, JSONObject, ServiceError, dispatcher, segment
+from sync import sync_all
 from trellis_worker import serve
 
-PREFIX = "/calendar/v3"
 EVENT_FIELDS = (
     "summary",
     "description",
@@ -43,12 +35,6 @@ LIST_FIELDS = (
     "orderBy",
     "syncToken",
 )
-MAX_CALENDARS = 1000
-
-
-def api(call: Call) -> Api:
-    """Return the client of the connected account."""
-    return google.api(call, PREFIX)
 
 
 def calendar(call: Call) -> str:
@@ -71,16 +57,8 @@ def told(call: Call) -> JSONObject:
 
 def list_calendars(call: Call) -> JSONObject:
     """Return the calendars of the account, of all pages."""
-    google_calendar = api(call)
-    query = {**call.given("showHidden", "minAccessRole"), "maxResults": 250}
-    found: list[Any] = []
-    while len(found) < MAX_CALENDARS:
-        page = google_calendar.get("/users/me/calendarList", query)
-        found += page.get("items") or ()
-        if not page.get("nextPageToken"):
-            break
-        query["pageToken"] = page["nextPageToken"]
-    return {"calendars": found}
+    query = call.given("showHidden", "minAccessRole")
+    return {"calendars": calendar_copy.calendars_of(api(call), query)}
 
 
 def list_events(call: Call) -> JSONObject:
@@ -214,13 +192,14 @@ serve(
                 "quick_add": quick_add,
                 "freebusy": freebusy,
                 "get_profile": get_profile,
-                "update_calendar_visibility": no_sync,
+                "update_calendar_visibility": calendar_copy.update_calendar_visibility,
                 "watch": watch,
                 "stop_watch": stop_watch,
-                "sync_connect": no_sync,
-                "sync_disconnect": no_sync,
-                "sync_now": no_sync,
+                "sync_connect": calendar_copy.sync_connect,
+                "sync_disconnect": calendar_copy.sync_disconnect,
+                "sync_now": calendar_copy.sync_now,
             }
         )
-    }
+    },
+    on_job=sync_all,
 )

@@ -21,6 +21,9 @@ export const ANSWERS = new Set([
   'agent_tool_result',
 ]);
 
+/** Actions of the platform that take as long as there is work. */
+const UNHURRIED = new Set(['syncConnectedUsers']);
+
 /** Time limit of an operation in ms; the host's `discover` may change it. */
 export const timing = { answerMs: 30_000 };
 
@@ -52,7 +55,8 @@ export async function request(call, type, fields) {
   const token = call ? { call: call.token } : {};
   return new Promise((resolve, reject) => {
     // A tool call has its own name on the wire, and may wait for a person.
-    const timer = fields.call_id ? null : setTimeout(() => expire(id), timing.answerMs);
+    const forever = fields.call_id || UNHURRIED.has(fields.action);
+    const timer = forever ? null : setTimeout(() => expire(id), timing.answerMs);
     open.set(id, { resolve, reject, timer });
     try {
       send({ ...fields, type, ...named, ...token });

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from trellis_worker.wire import Message, Wire
 
 
+UNHURRIED = frozenset({"syncConnectedUsers"})
+"""Actions of the platform that take as long as there is work."""
+
+
 class Session:
     """What every ``ctx`` of a process shares: the wire and the host's ``discover``."""
 
@@ -131,7 +135,7 @@ class BaseContext:
     def self_action(self, action: str, params: object = None) -> Any:  # Any: JSON or awaitable
         """Run an action of the platform for the caller (contract part 30, 4.3)."""
         message = {"type": "self_action", "action": action, "params": params or {}}
-        return self._ask(message, _result)
+        return self._ask(message, _result, forever=action in UNHURRIED)
 
     def action(self, name: str, input: object = None) -> Any:  # the contract's name
         """Run another action of this app for the same caller."""
