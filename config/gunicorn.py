@@ -16,6 +16,9 @@ from gevent import monkey
 # Before anything else is imported: the app is loaded once here and forked, which halves the time
 # of a start and the memory of every worker but the first.
 monkey.patch_all()
+
+from gunicorn.http import wsgi  # noqa: E402 - after the patch, as everything
+
 preload_app = True
 # Nothing made while loading is garbage; looking for it takes a sixth of the time.
 gc.disable()
@@ -39,6 +42,37 @@ control_socket_disable = True
 proc_name = "trellis-web"
 errorlog = "-"
 loglevel = (os.environ.get("LOG_LEVEL") or "info").lower()
+
+
+class Response(wsgi.Response):  # type: ignore[misc]  # gunicorn ships no types
+    """Sends the head of an answer together with the first piece of its body.
+
+    Gunicorn sends them one after the other, which wakes the client twice and costs a short request
+    a twentieth of its time.
+    """
+
+    sock: Any  # Any: a socket, or what stands for one
+
+    def write(self, arg: bytes) -> None:
+        """Send a piece of the body, after the head if that is still to be sent."""
+        if self.headers_sent:
+            super().write(arg)
+            return
+        kept, self.sock = self.sock, Pieces()
+        try:
+            super().write(arg)
+        finally:
+            pieces, self.sock = self.sock, kept
+        self.sock.sendall(b"".join(pieces))
+
+
+class Pieces(list[bytes]):
+    """Takes what would go out by a socket."""
+
+    sendall = list[bytes].append
+
+
+wsgi.Response = Response
 
 
 def when_ready(_server: Any) -> None:  # Any: gunicorn ships no types

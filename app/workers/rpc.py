@@ -14,7 +14,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from typing import Any, Final
 
 import structlog
@@ -84,7 +84,7 @@ class Call:
 
     def fields(self) -> list[Any]:  # Any: JSON values
         """Return the fields in order."""
-        return list(astuple(self))
+        return [getattr(self, name) for name in self.__slots__]
 
 
 def check(app_id: str, method: str) -> None:
@@ -204,7 +204,7 @@ Entry = tuple[Publisher, Question, Call]
 
 
 class Outbox:
-    """Sends calls from one thread of this process, all that wait for an app in one message."""
+    """Sends a lone call at once, and from one thread all that wait for an app in one message."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -226,10 +226,15 @@ class Outbox:
                 self._pid = os.getpid()
                 self._open = 0
                 threading.Thread(target=self._run, name="rpc-outbox", daemon=True).start()
-            self._waiting[app_id, question.reply_to].append((publisher, question, entry))
+            alone = self._open == 0
+            if not alone:
+                self._waiting[app_id, question.reply_to].append((publisher, question, entry))
             self._open += 1
-        self._wake.set()
         try:
+            if alone:
+                self._publish((app_id, question.reply_to), [(publisher, question, entry)])
+            else:
+                self._wake.set()
             yield
         finally:
             with self._lock:
