@@ -30,6 +30,7 @@ from app.hooks import routes as hooks_routes
 from app.hooks import webhook_routes
 from app.http import errors, health
 from app.http.api import Api, make_api
+from app.http.rules import MatchingRule
 from app.http.views import ACTOR_LOADER, ACTOR_RECALLER, PLATFORM
 from app.integrations import connection_routes
 from app.integrations import routes as integrations_routes
@@ -45,6 +46,7 @@ LOOPBACK_ORIGINS = r"http://(localhost|127\.0\.0\.1)(:\d+)?\Z"
 def create_app(platform: Platform) -> Flask:
     """Return the web application on an assembled platform."""
     app = Flask("trellis", static_folder=None)
+    app.url_rule_class = MatchingRule
     http = platform.settings.http
     app.config.update(
         MAX_CONTENT_LENGTH=http.max_body_bytes,
