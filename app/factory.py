@@ -31,6 +31,7 @@ from app.hooks import routes as hooks_routes
 from app.hooks import webhook_routes
 from app.http import errors, health
 from app.http.api import Api, make_api
+from app.http.rules import MatchingRule
 from app.http.views import ACTOR_LOADER, ACTOR_RECALLER, PLATFORM
 from app.integrations import connection_routes
 from app.integrations import routes as integrations_routes
@@ -46,6 +47,8 @@ F = TypeVar("F", bound=Callable[..., Any])  # Any: view functions of all kinds
 
 class App(Flask):
     """Flask, without what none of our views needs."""
+
+    url_rule_class = MatchingRule
 
     def ensure_sync(self, func: F) -> F:
         """Return a view as it is, for none is a coroutine. Flask looks, several times a request."""

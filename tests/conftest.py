@@ -20,7 +20,7 @@ from app.embedded.servers import ServerURLs, temporary_servers
 from app.factory import create_app
 from config.settings import Settings, load_settings
 from tests.support.api import ApiClient
-from tests.support.databases import Databases
+from tests.support.databases import Databases, memory_directory
 
 ADMIN = "admin@example.com"
 
@@ -37,7 +37,7 @@ def servers() -> Iterator[ServerURLs]:
     if database and redis:
         yield ServerURLs(database, redis)
         return
-    with temporary_servers() as embedded:
+    with temporary_servers(parent=memory_directory()) as embedded:
         yield ServerURLs(database or embedded.postgres.url, redis or embedded.redis.url)
 
 

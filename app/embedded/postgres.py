@@ -33,6 +33,14 @@ ADMIN = "postgres"
 STOP_SIGNALS = {"fast": signal.SIGINT, "immediate": signal.SIGQUIT}
 FAST_STOP_S = 30.0
 RETRY_S = 10.0
+# For servers whose files nobody needs after them: no fsync, and as little log as possible.
+THROW_AWAY = {
+    "fsync": "off",
+    "full_page_writes": "off",
+    "wal_level": "minimal",
+    "max_wal_senders": "0",
+    "max_wal_size": "256MB",
+}
 # Parallel queries allocate in /dev/shm, which is 64 MB in a default container.
 SMALL_SHM_BYTES = 128 * 1024 * 1024
 
@@ -214,7 +222,7 @@ class EmbeddedPostgres:
         if _shared_memory_is_small():
             settings["max_parallel_workers_per_gather"] = "0"
         if not self._options.durable:
-            settings |= {"fsync": "off", "full_page_writes": "off"}
+            settings |= THROW_AWAY
         return [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
 
     def _create_cluster(self, program: Program, account: Account, home: Path) -> None:

@@ -47,12 +47,18 @@ class EmbeddedServers:
 
 
 @contextlib.contextmanager
-def temporary_servers(options: ServerOptions | None = None) -> Iterator[EmbeddedServers]:
+def temporary_servers(
+    options: ServerOptions | None = None, *, parent: Path | None = None
+) -> Iterator[EmbeddedServers]:
     """Run both servers in a directory of their own, and remove it with them at the end.
 
     Meant for tests; without options Postgres runs without fsync.
+
+    Args:
+        options: other choices than the defaults.
+        parent: where the directory is made; else where temporary files are.
     """
-    with temporary_state_dir() as path:
+    with temporary_state_dir(parent) as path:
         servers = EmbeddedServers(path, options or ServerOptions(durable=False))
         try:
             servers.start()
@@ -62,9 +68,9 @@ def temporary_servers(options: ServerOptions | None = None) -> Iterator[Embedded
 
 
 @contextlib.contextmanager
-def temporary_state_dir() -> Iterator[Path]:
+def temporary_state_dir(parent: Path | None = None) -> Iterator[Path]:
     """Give a fresh state directory that another user can pass through, and remove it."""
-    path = Path(tempfile.mkdtemp(prefix="trellis-"))
+    path = Path(tempfile.mkdtemp(prefix="trellis-", dir=parent))
     if os.geteuid() == 0:
         path.chmod(0o711)
     try:

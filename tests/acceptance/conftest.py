@@ -16,7 +16,7 @@ from app.embedded.redis import EmbeddedRedis
 from app.embedded.servers import temporary_state_dir
 from tests.fakes.slack import FakeSlack, running_slack
 from tests.fakes.telegram import FakeTelegram, running_telegram
-from tests.support.databases import Databases
+from tests.support.databases import Databases, memory_directory
 from tests.support.stack import Stack, running_stack, wait_until
 
 
@@ -126,7 +126,7 @@ def _starter(
 ) -> StartPlatform:
     def start(*names: str, **env: str) -> Platform:
         database_url = cleanup.enter_context(databases.clone())
-        redis = EmbeddedRedis(cleanup.enter_context(temporary_state_dir()))
+        redis = EmbeddedRedis(cleanup.enter_context(temporary_state_dir(memory_directory())))
         cleanup.callback(redis.stop)
         redis_url = redis.start()
         logs: Path = paths.mktemp("stack")

@@ -2,16 +2,35 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
+import psutil
 from sqlalchemy import Engine, NullPool, create_engine, make_url, text
 from sqlalchemy.exc import ProgrammingError
 
 from config.settings import DatabaseURL
 from migrations.runner import upgrade
+
+MEMORY = Path("/dev/shm")
+ENOUGH_BYTES = 4 * 1024**3
+
+
+def memory_directory() -> Path | None:
+    """Return a directory that is kept in memory, if there is one with room for test servers.
+
+    A database is some 400 files; on a disk making and removing them is most of a test.
+    """
+    try:
+        info = os.statvfs(MEMORY)
+    except OSError:
+        return None
+    usable = info.f_frsize * info.f_bavail > ENOUGH_BYTES and not info.f_flag & os.ST_NOEXEC
+    return MEMORY if usable and psutil.virtual_memory().available > ENOUGH_BYTES else None
 
 
 @dataclass(frozen=True)
@@ -45,7 +64,8 @@ class Databases:
         """
         name = f"test_{secrets.token_hex(6)}"
         template = make_url(of).database if of else self.template
-        self._run(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+        # Copies the files instead of logging each page: half the work without a disk.
+        self._run(f'CREATE DATABASE "{name}" TEMPLATE "{template}" STRATEGY FILE_COPY')
         try:
             yield self.url(name)
         finally:

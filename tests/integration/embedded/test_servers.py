@@ -23,6 +23,7 @@ from app.embedded.options import ServerOptions
 from app.embedded.postgres import EmbeddedPostgres
 from app.embedded.redis import EmbeddedRedis
 from app.embedded.servers import EmbeddedServers, temporary_servers, temporary_state_dir
+from tests.support.databases import memory_directory
 
 FAST = ServerOptions(durable=False)  # Waiting for the disk is not what most tests are about.
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root runs servers as another user")
@@ -30,7 +31,7 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root runs servers a
 
 @pytest.fixture
 def state_dir() -> Iterator[Path]:
-    with temporary_state_dir() as path:
+    with temporary_state_dir(memory_directory()) as path:
         yield path
         EmbeddedServers(path).stop()
 
