@@ -15,7 +15,8 @@ import psutil
 import psycopg2
 
 from tests.bench import load, npm_peers, stacks
-from tests.bench.npm_peers import THING, Missing, Side
+from tests.bench.npm_peers import THING, Side
+from tests.bench.scratch import Missing
 
 MANIFEST = {
     "appId": "shop",
@@ -82,7 +83,7 @@ def main() -> None:
         assert len(bench.admin.get("/apps/shop/collections/things?limit=20").json()) == 20
         server = bench.stack.env["DATABASE_URL"]
         for name, start in (("directus", npm_peers.directus), ("parse", npm_peers.parse_server)):
-            url = stack.enter_context(npm_peers.database(server, f"bench_{name}"))
+            url = stack.enter_context(stacks.database(server, f"bench_{name}"))
             try:
                 sides.append(stack.enter_context(start(url)))
             except Missing as exc:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import psycopg2
+from sqlalchemy import make_url
 
 from app.embedded.servers import temporary_servers, temporary_state_dir
 from tests.acceptance.conftest import archive
@@ -63,6 +65,21 @@ def platform(*names: str, **env: str) -> Iterator[Bench]:
         running = stack.enter_context(running_stack({**settings, "LOG_LEVEL": "INFO"}, logs, names))
         admin = stack.enter_context(running.sign_up("bench@example.com"))
         yield Bench(running, admin)
+
+
+@contextmanager
+def database(server_url: str, name: str) -> Iterator[str]:
+    """Give the URL of a new database on a server; drop it at the end."""
+    url = make_url(server_url).set(drivername="postgresql")
+    run = psycopg2.connect(url.render_as_string(hide_password=False))
+    run.autocommit = True
+    try:
+        with run.cursor() as cursor:
+            cursor.execute(f'CREATE DATABASE "{name}"')
+            yield url.set(database=name).render_as_string(hide_password=False)
+            cursor.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+    finally:
+        run.close()
 
 
 @contextmanager
