@@ -13,7 +13,6 @@ from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import psycopg2
-from psycopg2.extensions import connection as Connection
 
 from app.core.schedule import Calendar, ScheduleError, parse_schedule
 from tests.bench import job_peers, pg_cron, stacks
@@ -60,7 +59,7 @@ def _before_a_minute() -> float:
     return (time.time() // 60 + 1) * 60
 
 
-def _pg_cron_late(connection: Connection, count: int) -> list[float]:
+def _pg_cron_late(connection: psycopg2.extensions.connection, count: int) -> list[float]:
     minute = _before_a_minute()
     with connection.cursor() as cursor:
         cursor.execute(
@@ -96,7 +95,9 @@ def compare(rounds: Rounds) -> None:
         raise SystemExit("cron: " + "\n  ".join(["differs from pg_cron", *wrong[:20]]))
 
 
-def _compare_grammar(connection: Connection, pick: random.Random, count: int) -> list[str]:
+def _compare_grammar(
+    connection: psycopg2.extensions.connection, pick: random.Random, count: int
+) -> list[str]:
     wrong, both, stricter = [], 0, 0
     connection.autocommit = False
     # Versions before 1.5 know no last day of the month.
@@ -147,7 +148,7 @@ def _refusal(text: str) -> str | None:
     return None
 
 
-def _taken(connection: Connection, text: str) -> bool:
+def _taken(connection: psycopg2.extensions.connection, text: str) -> bool:
     try:
         with connection.cursor() as cursor:
             cursor.execute("SELECT cron.schedule('x', %s, 'SELECT 1')", (text,))
@@ -158,7 +159,9 @@ def _taken(connection: Connection, text: str) -> bool:
     return True
 
 
-def _compare_runs(connection: Connection, pick: random.Random, minutes: int) -> list[str]:
+def _compare_runs(
+    connection: psycopg2.extensions.connection, pick: random.Random, minutes: int
+) -> list[str]:
     """Let both decide for the minutes to come; each job must run in ours and in no other."""
     first = datetime.fromtimestamp(_before_a_minute(), UTC)
     span = [first + timedelta(minutes=n) for n in range(minutes)]

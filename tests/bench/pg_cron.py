@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg2
-from psycopg2.extensions import connection as Connection
 
 from app.embedded.account import Account, pick_account
 from app.embedded.servers import temporary_state_dir
@@ -32,7 +31,7 @@ SETTINGS = {
 
 
 @contextmanager
-def server(*preload: str, **env: str) -> Iterator[Connection]:
+def server(*preload: str, **env: str) -> Iterator[psycopg2.extensions.connection]:
     """Run the server; give a superuser's connection to the database of pg_cron.
 
     Args:
@@ -102,7 +101,9 @@ def _initdb(programs: Path, data: Path, account: Account, env: dict[str, str]) -
         raise scratch.Missing(f"initdb: {done.stderr.decode(errors='replace').strip()[-300:]}")
 
 
-def _connect(port: int, process: subprocess.Popen[bytes], log: Path) -> Connection:
+def _connect(
+    port: int, process: subprocess.Popen[bytes], log: Path
+) -> psycopg2.extensions.connection:
     url = f"postgresql://postgres@127.0.0.1:{port}/postgres"
     for _ in range(200):
         try:

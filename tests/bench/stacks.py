@@ -16,6 +16,8 @@ import httpx
 import psycopg2
 from sqlalchemy import make_url
 
+from app.embedded.options import ServerOptions
+from app.embedded.redis import EmbeddedRedis
 from app.embedded.servers import temporary_servers, temporary_state_dir
 from tests.acceptance.conftest import archive
 from tests.support.databases import Databases
@@ -28,6 +30,7 @@ class Bench:
 
     stack: Stack
     admin: httpx.Client
+    redis: EmbeddedRedis
 
     @property
     def port(self) -> int:
@@ -49,9 +52,9 @@ class Bench:
 
 @contextmanager
 def platform(*names: str, **env: str) -> Iterator[Bench]:
-    """Run process types of the platform on servers of their own."""
+    """Run process types of the platform on servers of their own, which wait for the disk."""
     with ExitStack() as stack:
-        servers = stack.enter_context(temporary_servers())
+        servers = stack.enter_context(temporary_servers(ServerOptions()))
         databases = stack.enter_context(Databases.on(servers.postgres.url))
         settings = {
             "APP_ENV": "testing",
@@ -64,7 +67,7 @@ def platform(*names: str, **env: str) -> Iterator[Bench]:
         logs = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         running = stack.enter_context(running_stack({**settings, "LOG_LEVEL": "INFO"}, logs, names))
         admin = stack.enter_context(running.sign_up("bench@example.com"))
-        yield Bench(running, admin)
+        yield Bench(running, admin, servers.redis)
 
 
 @contextmanager
