@@ -3,12 +3,15 @@
 Each job notes its run in the app's own table, so that lost and doubled work is counted.
 """
 
+import contextlib
 import itertools
+import os
 import signal
 import threading
 import time
 from collections import Counter
 
+import httpx
 import psutil
 import psycopg2
 import pytest
@@ -39,6 +42,11 @@ def on_job(payload, caller, ctx):
     time.sleep(payload.get("seconds", 0))
 
 serve(on_job=on_job)
+"""
+POISON = """
+import os
+from trellis_worker import serve
+serve(on_job=lambda payload: os.kill(os.getpid(), 9))
 """
 ENTITY = {
     "entityName": "runs",
@@ -187,28 +195,87 @@ def test_a_node_that_is_stopped_past_the_timeout_doubles_but_loses_nothing(start
     platform.wait_archived("shop", after)
 
 
-def test_flushing_redis_under_load_loses_nothing(start_platform):
-    platform = start_platform("web", "worker", "beat", **FAST)
-    install(platform)
-    client = redis.Redis.from_url(platform.redis.url)
-    ids, stop = set(), threading.Event()
+@contextlib.contextmanager
+def load(platform, pause_s=0.02):
+    """Enqueue tens all the time; give the ids of all that was accepted."""
+    ids, ended = set(), threading.Event()
 
-    def load():
-        while not stop.is_set():
+    def enqueue():
+        while not ended.wait(pause_s):
             ids.update(batch(platform, 10, seconds=0.01))
-            time.sleep(0.02)
 
-    thread = threading.Thread(target=load)
+    thread = threading.Thread(target=enqueue)
     thread.start()
-    for _ in range(6):
-        time.sleep(0.5)
-        client.flushall()
-    stop.set()
-    thread.join()
-    wait_until(
-        lambda: sql(platform, "SELECT count(*) FROM trellis.jobs_queue") == [(0,)], timeout=60
-    )
+    try:
+        yield ids
+    finally:
+        ended.set()
+        thread.join()
+
+
+def test_redis_flushed_and_gone_under_load_loses_nothing(start_platform):
+    """The outage outlasts every delay between attempts; TRELLIS_TEST_OUTAGE=30 makes it longer."""
+    platform = start_platform("web", "worker", "beat", **FAST, JOB_MAX_DELIVERIES="2")
+    install(platform)
+    platform.install("poison", POISON)
+    poison = platform.enqueue("poison", {})
+    client = redis.Redis.from_url(platform.redis.url)
+
+    def archived():
+        return sql(platform, "SELECT count(*) FROM trellis.jobs_archive")[0][0]
+
+    def rate(seconds=1.0):
+        before = archived()
+        time.sleep(seconds)
+        return (archived() - before) / seconds
+
+    with load(platform) as flushed:
+        for _ in range(6):
+            time.sleep(0.5)
+            client.flushall()
+    wait_until(lambda: archived() == len(flushed), timeout=60, what="all to be done")
+    assert runs(platform) == dict.fromkeys(flushed, 1)
+    with load(platform) as first:
+        before = rate(3)
+        platform.redis.kill()
+    with load(platform, pause_s=0.2) as meanwhile:
+        time.sleep(float(os.environ.get("TRELLIS_TEST_OUTAGE", "12")))
+        platform.redis.start(empty=True)
+    with load(platform) as last:
+        wait_until(lambda: rate() > before / 2, timeout=10, what="the rate of before")
+    assert meanwhile, "jobs are accepted without Redis"
+    ids = flushed | first | meanwhile | last
+    wait_until(lambda: archived() == len(ids), timeout=60, what="all to be done")
     assert runs(platform) == dict.fromkeys(ids, 1)
+    dead = "SELECT msg_id, reason, read_ct FROM trellis.jobs_dead"
+    wait_until(lambda: sql(platform, dead), timeout=30, what="the end of the poison")
+    assert sql(platform, dead) == [(poison, "exceeded max deliveries", 2)]
+
+
+def test_a_job_whose_api_process_dies_before_its_wake_up_is_done(start_platform):
+    platform = start_platform("web", "worker", "beat")
+    install(platform)
+    server = psutil.Process(platform.redis.pid)
+    server.suspend()
+    lost = threading.Thread(target=lambda: _ignore(lambda: platform.enqueue("shop", {})))
+    lost.start()
+    # The row is committed, and the wake-up cannot have been sent.
+    ((msg_id,),) = wait_until(lambda: sql(platform, "SELECT msg_id FROM trellis.jobs_queue"))
+    family = psutil.Process(platform.stack.processes["web"].pid).children(recursive=True)
+    for process in family:
+        process.kill()
+    platform.stack.kill("web")
+    lost.join()
+    server.resume()
+    done = "SELECT msg_id, read_ct FROM trellis.jobs_archive"
+    wait_until(lambda: sql(platform, done), timeout=30, what="the job to be found")
+    assert sql(platform, done) == [(msg_id, 1)]
+    assert runs(platform) == {msg_id: 1}
+
+
+def _ignore(call):
+    with contextlib.suppress(httpx.HTTPError):
+        call()
 
 
 def test_killing_one_of_two_workers_under_load_loses_nothing(start_platform):
@@ -261,9 +328,11 @@ def test_restarting_postgres_under_load_loses_nothing(start_platform):
             ).json()
             ids = batch(platform, 200, seconds=0.03)
             wait_until(lambda: len(runs(platform)) > 20)
-            postgres.stop()
-            time.sleep(2)
-            postgres.start()
+            for mode in ("fast", "immediate"):
+                postgres.stop(mode)
+                time.sleep(2)
+                postgres.start()
+                ids |= wait_until(lambda: _accepted(platform), timeout=30, what="the API")
             wait_until(
                 lambda: (
                     ids
@@ -287,6 +356,13 @@ def test_restarting_postgres_under_load_loses_nothing(start_platform):
             assert cron["id"]
         finally:
             postgres.stop()
+
+
+def _accepted(platform):
+    """Enqueue some more jobs; nothing while the API finds no database."""
+    body = {"jobs": [{"payload": {"n": n, "seconds": 0.03}} for n in range(100)]}
+    answer = platform.admin.post("/apps/shop/jobs/batch", json=body)
+    return set(answer.json()["msg_ids"]) if answer.status_code == 201 else set()
 
 
 def test_two_beats_tick_once_and_one_takes_over(start_platform):

@@ -1,33 +1,38 @@
-"""``make bench``: every quantity in turn, or the named ones (``make bench ARGS="Q3 Q4"``)."""
+"""``make bench``: every quantity in turn, or the named ones (``make bench ARGS="--short Q3 Q4"``).
+
+What each line means is in docs/benchmarks.md.
+"""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from functools import partial
 
-from tests.bench import agents, data, install, jobs, live, rpc
+from tests.bench import agents, cron_peers, data, install, jobs, live, outage, pgmq, rpc
+from tests.bench.rounds import FULL, SHORT
+
+ORACLES = {"pgmq": pgmq.main, "cron": cron_peers.compare, "outage": outage.main}
 
 
-def main(wanted: list[str]) -> None:
-    """Measure the wanted quantities; all when none is named."""
-    known = [*jobs.QUANTITIES, *live.QUANTITIES, "Q4", "Q5", "A1", "install"]
-    unknown = set(wanted) - set(known)
+def main(arguments: list[str]) -> None:
+    """Measure the wanted quantities; all when none is named. ``--short``: only see that it works."""
+    rounds = SHORT if "--short" in arguments else FULL
+    wanted = [name for name in arguments if name != "--short"]
+    measures: dict[str, Callable[[], None]] = {
+        **{name: partial(jobs.main, [name], rounds) for name in jobs.QUANTITIES},
+        **{name: partial(live.main, [name]) for name in live.QUANTITIES},
+        "Q4": partial(rpc.main, rounds),
+        "Q5": partial(data.main, rounds),
+        "A1": agents.main,
+        "install": install.main,
+        **{name: partial(run, rounds) for name, run in ORACLES.items()},
+    }
+    unknown = set(wanted) - set(measures)
     if unknown:
-        raise SystemExit(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(known)}")
-    chosen = wanted or known
-    jobs_wanted = [name for name in chosen if name in jobs.QUANTITIES]
-    if jobs_wanted:
-        jobs.main(jobs_wanted)
-    live_wanted = [name for name in chosen if name in live.QUANTITIES]
-    if live_wanted:
-        live.main(live_wanted)
-    if "Q4" in chosen:
-        rpc.main()
-    if "Q5" in chosen:
-        data.main()
-    if "A1" in chosen:
-        agents.main()
-    if "install" in chosen:
-        install.main()
+        raise SystemExit(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(measures)}")
+    for name in wanted or measures:
+        measures[name]()
 
 
 if __name__ == "__main__":

@@ -15,7 +15,9 @@ import psutil
 import psycopg2
 
 from tests.bench import load, npm_peers, stacks
-from tests.bench.npm_peers import THING, Missing, Side
+from tests.bench.npm_peers import THING, Side
+from tests.bench.rounds import FULL, Rounds
+from tests.bench.scratch import Missing
 
 MANIFEST = {
     "appId": "shop",
@@ -33,8 +35,6 @@ MANIFEST = {
     ],
 }
 CLIENTS = 16
-WARM_UPS, ROUNDS = 1, 5
-SECONDS = 2.0
 TARGETS = {"create": (8, 16), "list": (5.5, 10)}
 THINGS = "/api/v1/apps/shop/collections/things"
 
@@ -74,7 +74,7 @@ def ours(bench: stacks.Bench) -> Iterator[Side]:
         connection.close()
 
 
-def main() -> None:
+def main(rounds: Rounds = FULL) -> None:
     """Measure all sides in turns and print min / median / max, ratios and what went wrong."""
     with ExitStack() as stack:
         bench = stack.enter_context(stacks.platform("web"))
@@ -82,13 +82,13 @@ def main() -> None:
         assert len(bench.admin.get("/apps/shop/collections/things?limit=20").json()) == 20
         server = bench.stack.env["DATABASE_URL"]
         for name, start in (("directus", npm_peers.directus), ("parse", npm_peers.parse_server)):
-            url = stack.enter_context(npm_peers.database(server, f"bench_{name}"))
+            url = stack.enter_context(stacks.database(server, f"bench_{name}"))
             try:
                 sides.append(stack.enter_context(start(url)))
             except Missing as exc:
                 print(f"Q5 without {name}: {exc}")
         for what in TARGETS:
-            _compare(what, sides, _postgres(server.replace("+psycopg2", "")))
+            _compare(what, sides, _postgres(server.replace("+psycopg2", "")), rounds)
 
 
 def _cpu_s(pid: int) -> float:
@@ -111,21 +111,21 @@ def _postgres(url: str) -> int:
     return parent
 
 
-def _compare(what: str, sides: list[Side], postgres: int) -> None:
+def _compare(what: str, sides: list[Side], postgres: int, rounds: Rounds) -> None:
     found: dict[str, list[load.Load]] = {side.name: [] for side in sides}
     before = {side.name: side.count() for side in sides}
     sent = dict.fromkeys(found, 0)
     cpu: dict[str, list[list[float]]] = {side.name: [] for side in sides}
-    for number in range(WARM_UPS + ROUNDS):
+    for number in range(rounds.total):
         for side in sides:
             data = side.create if what == "create" else side.listing
             began = _cpu_s(side.pid), _cpu_s(postgres)
-            one = load.run(data, b"", port=side.port, clients=CLIENTS, seconds=SECONDS)
+            one = load.run(data, b"", port=side.port, clients=CLIENTS, seconds=rounds.seconds)
             used = _cpu_s(side.pid) - began[0], _cpu_s(postgres) - began[1]
-            cpu[side.name].append([1000 * x / len(one.latencies_ms) for x in used])
             sent[side.name] += len(one.latencies_ms)
-            if number >= WARM_UPS:
+            if number >= rounds.warm_ups:
                 found[side.name].append(one)
+                cpu[side.name].append([1000 * x / len(one.latencies_ms) for x in used])
     medians = {}
     for side in sides:
         loads = found[side.name]
@@ -148,7 +148,7 @@ def _compare(what: str, sides: list[Side], postgres: int) -> None:
 
 
 def _middle(pairs: list[list[float]], place: int) -> float:
-    return statistics.median(pair[place] for pair in pairs[WARM_UPS:])
+    return statistics.median(pair[place] for pair in pairs)
 
 
 if __name__ == "__main__":

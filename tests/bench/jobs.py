@@ -1,6 +1,7 @@
 """Q1, Q2, Q3, Q7 and Q10: jobs and crons. ``python -m tests.bench.jobs [Q1 Q2 ...]``.
 
-Each quantity prints ours, the floor of the same run, the ratio, and what was lost or doubled.
+Each quantity prints ours, the floor and the peers of the same run, the ratios, and what was lost or
+doubled.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ from sqlalchemy.orm import Session
 
 from app.jobs import repository
 from app.jobs.repository import QUEUE, State
-from tests.bench import load, stacks
+from tests.bench import cron_peers, job_peers, load, stacks
+from tests.bench.job_peers import spread
+from tests.bench.rounds import FULL, Rounds
 from tests.support.stack import ROOT, free_port
 
 NOTHING = "from trellis_worker import serve\ndef on_job(payload): pass\nserve(on_job=on_job)\n"
@@ -35,7 +38,6 @@ def on_job(payload, caller, ctx):
     SEEN[ctx.job.id] = time.time()
 serve(rpc={"seen": lambda: SEEN}, on_job=on_job)
 """
-WARM_UPS, ROUNDS = 3, 7
 
 
 @dataclass(frozen=True)
@@ -110,12 +112,7 @@ def queued(bench: stacks.Bench) -> int:
     return int(run_sql(bench, "SELECT count(*) FROM trellis.jobs_queue")[0][0])  # type: ignore[call-overload]
 
 
-def spread(values: list[float]) -> str:
-    """Return min / median / max."""
-    return f"{min(values):8.0f} /{statistics.median(values):8.0f} /{max(values):8.0f}"
-
-
-def q1_enqueue(ours: stacks.Bench) -> None:
+def q1_enqueue(ours: stacks.Bench, rounds: Rounds) -> None:
     """Enqueue over HTTP with 16 clients, durable before the answer."""
     body = b'{"payload":{"type":"send_report","n":1}}'
     with plain(ours) as floor:
@@ -129,12 +126,12 @@ def q1_enqueue(ours: stacks.Bench) -> None:
         rates: dict[str, list[float]] = {name: [] for name in sides}
         p50s: dict[str, list[float]] = {name: [] for name in sides}
         sent = 0
-        for number in range(WARM_UPS + ROUNDS):
+        for number in range(rounds.total):
             for name, (data, port) in sides.items():
-                seconds = 2.0 if number >= WARM_UPS else 0.5
+                seconds = rounds.seconds if number >= rounds.warm_ups else 0.5
                 one = load.run(data, b"", port=port, clients=16, seconds=seconds)
                 sent += len(one.latencies_ms) if name == "ours" else 0
-                if number >= WARM_UPS:
+                if number >= rounds.warm_ups:
                     rates[name].append(one.per_second)
                     p50s[name].append(one.p50)
                 wait_for(lambda: queued(ours) == 0 and floor.left() == 0, 120, 0.1)
@@ -147,12 +144,13 @@ def q1_enqueue(ours: stacks.Bench) -> None:
         )
     ratio = statistics.median(rates["ours"]) / statistics.median(rates["plain"])
     print(f"Q1 ratio {ratio:.2f} (must >= 1.2, aim 2.8); sent {sent}, done {stored}")
+    job_peers.compare("Q1", ours, job_peers.enqueue_rate, rounds)
 
 
-def q2_latency(ours: stacks.Bench) -> None:
+def q2_latency(ours: stacks.Bench, rounds: Rounds) -> None:
     """From the start of the enqueueing transaction to the handler's first line, idle."""
     ours.install("clock", CLOCK)
-    for number in range(230):
+    for number in range(rounds.waits + 30):
         ours.admin.post("/apps/clock/jobs", json={"payload": number})
         time.sleep(0.02)
     wait_for(lambda: queued(ours) == 0, 20)
@@ -164,13 +162,15 @@ def q2_latency(ours: stacks.Bench) -> None:
     found = sorted((seen[str(n)] - float(at)) * 1000 for n, at in rows[30:])  # type: ignore[arg-type]
     p50, p99 = statistics.median(found), found[int(len(found) * 0.99)]
     print(f"Q2 commit to handler p50 {p50:.1f} ms, p99 {p99:.1f} ms (must 5 / 20, aim 2 / 8)")
+    for name, theirs in job_peers.compare("Q2", ours, job_peers.latency, rounds).items():
+        print(f"Q2 p50 ratio to {name} {p50 / theirs:.2f}")
 
 
-def q3_throughput(ours: stacks.Bench, count: int = 3000) -> None:
+def q3_throughput(ours: stacks.Bench, rounds: Rounds) -> None:
     """Durable no-op jobs per second, against no-op Celery tasks."""
     with plain(ours) as floor:
-        mine = [_ours_once(ours, count) for _ in range(WARM_UPS + ROUNDS)][WARM_UPS:]
-        theirs = [_plain_once(floor, count) for _ in range(WARM_UPS + ROUNDS)][WARM_UPS:]
+        mine = [_ours_once(ours, rounds.jobs) for _ in range(rounds.total)][rounds.warm_ups :]
+        theirs = [_plain_once(floor, rounds.jobs) for _ in range(rounds.total)][rounds.warm_ups :]
     total, distinct = run_sql(
         ours,
         "SELECT count(*), count(DISTINCT msg_id) FROM trellis.jobs_archive WHERE app_id = 'nothing'",
@@ -182,6 +182,8 @@ def q3_throughput(ours: stacks.Bench, count: int = 3000) -> None:
     print(f"Q3 plain {spread(theirs)} tasks/s, not durable")
     ratio = statistics.median(mine) / statistics.median(theirs)
     print(f"Q3 ratio {ratio:.2f} (must >= 2.4, aim 7.5)")
+    for name, rate in job_peers.compare("Q3", ours, job_peers.throughput, rounds).items():
+        print(f"Q3 ratio to {name} {statistics.median(mine) / rate:.2f}")
 
 
 def _ours_once(ours: stacks.Bench, count: int) -> float:
@@ -209,7 +211,7 @@ def _plain_once(floor: Plain, count: int) -> float:
     return left / (time.perf_counter() - began)
 
 
-def q7_crons(ours: stacks.Bench) -> None:
+def q7_crons(ours: stacks.Bench, rounds: Rounds) -> None:
     """Lateness of crons due in the same minute: until their jobs are committed."""
     ours.admin.post("/apps", json={"appId": "cronbench", "name": "c"}).raise_for_status()
     for count, must, aim in ((1, 100, 20), (1000, 250, 50), (10_000, 1000, 250)):
@@ -245,9 +247,10 @@ def q7_crons(ours: stacks.Bench) -> None:
         print(
             f"Q7 {count:6d} due: p50 {statistics.median(late):.0f} ms, p99 {p99:.0f} ms (must {must}, aim {aim}); jobs {jobs[0]} for {jobs[1]} crons"
         )
+    cron_peers.lateness(ours)
 
 
-def q10_long_queue(ours: stacks.Bench) -> None:
+def q10_long_queue(ours: stacks.Bench, rounds: Rounds) -> None:
     """Claim rate and list latency with 1k and with 1M queued jobs."""
     engine = create_engine(ours.stack.env["DATABASE_URL"])
     run_sql(ours, "DELETE FROM trellis.jobs_queue")
@@ -261,7 +264,7 @@ def q10_long_queue(ours: stacks.Bench) -> None:
         )
         run_sql(ours, "ANALYZE trellis.jobs_queue")
         with Session(engine) as session:
-            rates[count] = statistics.median(_claims(session) for _ in range(ROUNDS))
+            rates[count] = statistics.median(_claims(session) for _ in range(rounds.measured))
             lists = sorted(_timed_list(session) for _ in range(300))
         print(
             f"Q10 {count:8d} queued: {rates[count]:.0f} claims of 8 per s, list of 100 p50 {lists[150]:.1f} ms, p99 {lists[296]:.1f} ms (must 10)"
@@ -296,12 +299,12 @@ QUANTITIES = {
 }
 
 
-def main(wanted: list[str]) -> None:
+def main(wanted: list[str], rounds: Rounds = FULL) -> None:
     """Measure the wanted quantities; all when none is named."""
     for name in wanted or QUANTITIES:
         with stacks.platform("web", "worker", "beat") as ours:
             ours.install("nothing", NOTHING)
-            QUANTITIES[name](ours)
+            QUANTITIES[name](ours, rounds)
 
 
 if __name__ == "__main__":

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,23 +18,17 @@ from typing import Any
 
 import httpx
 import psycopg2
-from sqlalchemy import make_url
 
-from tests.bench import load
+from tests.bench import load, scratch
+from tests.bench.scratch import Missing
 from tests.support.stack import free_port
 
-CACHE = Path(tempfile.gettempdir()) / "trellis-bench-peers"
 # The last lines that run on Node 20.
 DIRECTUS = "directus@11.3.5"
 PARSE = "parse-server@7.5.4"
-INSTALL_LIMIT_S = 900
 SECRET = "bench-" + "0" * 32
 ROWS = 100_000
 THING = b'{"name":"thing","amount":42.5,"status":"open","note":"a short note"}'
-
-
-class Missing(Exception):
-    """A peer cannot be had here; the text says why."""
 
 
 @dataclass(frozen=True)
@@ -58,50 +50,10 @@ class Side:
     count: Callable[[], int]
 
 
-def install(package: str) -> Path:
-    """Return a folder with an npm package; installed when missing.
-
-    Raises:
-        Missing: no Node, no registry, or the install fails.
-    """
-    npm = shutil.which("npm")
-    if npm is None:
-        raise Missing("npm is not on the path")
-    folder = CACHE / package.replace("@", "-")
-    done = folder / ".installed"
-    if not done.exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        (folder / "package.json").write_text("{}")
-        _install_step([npm, "install", "--no-audit", "--no-fund", "--omit=dev", package], folder)
-        sandbox = folder / "node_modules/isolated-vm"
-        if sandbox.exists():
-            _build(Path(npm), sandbox)
-        done.touch()
-    return folder
-
-
-def _build(npm: Path, addon: Path) -> None:
-    """Compile a native addon against the headers that came with Node."""
-    node = Path(shutil.which("node") or npm).resolve()
-    gyp = npm.resolve().parents[1] / "node_modules/node-gyp/bin/node-gyp.js"
-    headers = f"--nodedir={node.parents[1]}"
-    _install_step([str(node), str(gyp), "rebuild", "--release", headers], addon)
-
-
-def _install_step(command: list[str], folder: Path) -> None:
-    try:
-        subprocess.run(
-            command, cwd=folder, check=True, capture_output=True, timeout=INSTALL_LIMIT_S
-        )
-    except (OSError, subprocess.CalledProcessError, subprocess.TimeoutExpired) as exc:
-        raise Missing(f"{' '.join(command[1:])} failed: {exc}") from exc
-
-
 @contextmanager
 def directus(database_url: str) -> Iterator[Side]:
     """Run Directus with its activity log and revisions on, as a new collection has them."""
-    folder = install(DIRECTUS)
+    folder = scratch.npm(DIRECTUS)
     port = free_port()
     env = {
         "DB_CLIENT": "pg",
@@ -166,7 +118,7 @@ def _collection() -> dict[str, Any]:
 @contextmanager
 def parse_server(database_url: str) -> Iterator[Side]:
     """Run Parse Server; it keeps no audit log and here asks for no sign-in."""
-    folder = install(PARSE)
+    folder = scratch.npm(PARSE)
     port = free_port()
     arguments = ["--appId", "bench", "--masterKey", SECRET, "--host", "127.0.0.1"]
     arguments += ["--port", str(port), "--databaseURI", database_url, "--logLevel", "error"]
@@ -193,21 +145,6 @@ def parse_server(database_url: str) -> Iterator[Side]:
             load.request(f"{path}?limit=20&order=-createdAt", method="GET", headers=key, port=port),
             lambda: _count(database_url, "things"),
         )
-
-
-@contextmanager
-def database(server_url: str, name: str) -> Iterator[str]:
-    """Give the URL of a new database on a server; drop it at the end."""
-    url = make_url(server_url).set(drivername="postgresql")
-    run = psycopg2.connect(url.render_as_string(hide_password=False))
-    run.autocommit = True
-    try:
-        with run.cursor() as cursor:
-            cursor.execute(f'CREATE DATABASE "{name}"')
-            yield url.set(database=name).render_as_string(hide_password=False)
-            cursor.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
-    finally:
-        run.close()
 
 
 def _once(command: list[str], folder: Path, env: dict[str, str]) -> None:

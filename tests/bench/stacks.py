@@ -13,7 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import psycopg2
+from sqlalchemy import make_url
 
+from app.embedded.options import ServerOptions
+from app.embedded.redis import EmbeddedRedis
 from app.embedded.servers import temporary_servers, temporary_state_dir
 from tests.acceptance.conftest import archive
 from tests.support.databases import Databases
@@ -26,6 +30,7 @@ class Bench:
 
     stack: Stack
     admin: httpx.Client
+    redis: EmbeddedRedis
 
     @property
     def port(self) -> int:
@@ -47,9 +52,9 @@ class Bench:
 
 @contextmanager
 def platform(*names: str, **env: str) -> Iterator[Bench]:
-    """Run process types of the platform on servers of their own."""
+    """Run process types of the platform on servers of their own, which wait for the disk."""
     with ExitStack() as stack:
-        servers = stack.enter_context(temporary_servers())
+        servers = stack.enter_context(temporary_servers(ServerOptions()))
         databases = stack.enter_context(Databases.on(servers.postgres.url))
         settings = {
             "APP_ENV": "testing",
@@ -62,7 +67,22 @@ def platform(*names: str, **env: str) -> Iterator[Bench]:
         logs = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         running = stack.enter_context(running_stack({**settings, "LOG_LEVEL": "INFO"}, logs, names))
         admin = stack.enter_context(running.sign_up("bench@example.com"))
-        yield Bench(running, admin)
+        yield Bench(running, admin, servers.redis)
+
+
+@contextmanager
+def database(server_url: str, name: str) -> Iterator[str]:
+    """Give the URL of a new database on a server; drop it at the end."""
+    url = make_url(server_url).set(drivername="postgresql")
+    run = psycopg2.connect(url.render_as_string(hide_password=False))
+    run.autocommit = True
+    try:
+        with run.cursor() as cursor:
+            cursor.execute(f'CREATE DATABASE "{name}"')
+            yield url.set(database=name).render_as_string(hide_password=False)
+            cursor.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+    finally:
+        run.close()
 
 
 @contextmanager

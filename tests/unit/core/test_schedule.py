@@ -1,7 +1,10 @@
+import itertools
+import random
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
+from cronsim import CronSim
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -262,3 +265,55 @@ def test_unknown_zones(name):
 
 def test_no_zone_is_gmt():
     assert load_zone(None).key == "GMT"
+
+
+def a_field(pick, low, high):
+    """Return a field as anybody might write it."""
+    first, last = sorted(pick.randint(low, high) for _ in range(2))
+    step = pick.randint(1, high)
+    shapes = [f"{first}", f"{first}-{last}", f"{first}-{last}/{step}", f"*/{step}", "*", "*"]
+    return ",".join(pick.choices(shapes, k=pick.choice((1, 1, 1, 2, 3))))
+
+
+def a_schedule(pick):
+    fields = [a_field(pick, *limits) for limits in ((0, 59), (0, 23), (1, 31), (1, 12), (0, 7))]
+    if pick.random() < 0.15:
+        fields[2] = "$"
+    return " ".join(fields)
+
+
+def local_fires(schedule, begin, end):
+    """Return the local times another implementation fires at; it spells the last day ``L``."""
+    fires = CronSim(schedule.replace("$", "L"), begin)
+    return list(itertools.takewhile(lambda at: at < end, fires))
+
+
+@pytest.mark.parametrize(
+    ("zone", "first", "days"),
+    [
+        ("GMT", "2027-12-20", 400),
+        ("GMT", "2095-12-20", 500),
+        *((name, "2027-03-24", 15) for name in ("Europe/Berlin", "Asia/Beirut")),
+        ("Australia/Lord_Howe", "2027-04-01", 8),
+        ("America/New_York", "2027-11-04", 6),
+        ("Africa/Casablanca", "2027-02-05", 6),
+    ],
+)
+def test_an_independent_implementation_agrees(zone, first, days):
+    pick, where = random.Random(f"{zone}{first}"), ZoneInfo(zone)
+    begin = datetime.fromisoformat(first)
+    end = begin + timedelta(days=days)
+    for _ in range(40):
+        text = a_schedule(pick)
+        expected = {
+            real
+            for local in itertools.islice(local_fires(text, begin - MINUTE, end), 3000)
+            for fold in (0, 1)
+            for real in [local.replace(tzinfo=where, fold=fold).astimezone(UTC)]
+            if real.astimezone(where).replace(tzinfo=None) == local
+        }
+        moment, found = begin.replace(tzinfo=where).astimezone(UTC) - MINUTE, []
+        while len(found) < len(expected):
+            moment = parse_schedule(text).next_after(moment, where)
+            found.append(moment)
+        assert found == sorted(expected), text

@@ -1,0 +1,45 @@
+// What all peers from npm do alike; see protocol.py. The packages are those of the working folder.
+import fs from "node:fs";
+import { createRequire } from "node:module";
+
+export const require = createRequire(`${process.cwd()}/`);
+export const url = process.env.PEER_URL;
+const notes = fs.openSync(process.env.PEER_NOTES, "a");
+const now = () => (performance.timeOrigin + performance.now()) / 1000;
+const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+
+export function note(number) {
+  fs.writeSync(notes, `${number} ${now().toFixed(6)}\n`);
+}
+
+// Calls one(k) for k of [from, to), several at a time.
+async function each(from, to, parallel, one) {
+  let next = from;
+  const lane = async () => {
+    while (next < to) await one(next++);
+  };
+  await Promise.all(Array.from({ length: parallel }, lane));
+}
+
+export async function main({ setup, work, send, ...more }) {
+  const [command, ...numbers] = process.argv.slice(2);
+  const [count, parallel] = numbers.map(Number);
+  if (command === "fill") {
+    await each(-parallel, 0, parallel, send);
+    const began = performance.now();
+    await each(0, count, parallel, send);
+    console.log(JSON.stringify((performance.now() - began) / 1000));
+  } else if (command === "trickle") {
+    const begun = [];
+    for (let number = 0; number < count; number++) {
+      begun.push(now());
+      await send(number);
+      await sleep(20);
+    }
+    console.log(JSON.stringify(begun));
+  } else {
+    const answer = await { setup, work, ...more }[command](...numbers.map(Number));
+    if (answer !== undefined) console.log(JSON.stringify(answer));
+  }
+  if (command !== "work") process.exit(0);
+}
