@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +29,11 @@ hypothesis_settings.register_profile(
     "trellis", deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 hypothesis_settings.load_profile("trellis")
+
+
+def pytest_configure() -> None:
+    """End as on Ctrl-C when told to stop, so that no server is left behind."""
+    signal.signal(signal.SIGTERM, lambda *_: pytest.exit("told to stop", 143))
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ What each line means is in docs/benchmarks.md.
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -36,4 +37,6 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    # Told to stop, leave no server behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     main(sys.argv[1:])

@@ -10,12 +10,12 @@ from datetime import timedelta
 from uuid import UUID
 
 import pytest
-from redis import Redis
 from redis.exceptions import ConnectionError as RedisAway
 from sqlalchemy import text
 
 from app.agents import run_repository, runs, sweeper
 from app.core.platform import Platform
+from app.core.wire import Wire
 from config.settings import Settings
 from tests.fakes.model_server import Answer, Call, ModelServer
 from tests.support.agents import (
@@ -299,7 +299,7 @@ def test_broker_away_keeps_nothing(
         raise RedisAway("connection refused")
 
     # The broker itself is shared by the tests of this process; only its client says it is away.
-    monkeypatch.setattr(Redis, "lpush", refuse)
+    monkeypatch.setattr(Wire, "send", refuse)
     assert error(admin.post("/apps/stock/agent/invoke", {"message": "go"})) == (
         503,
         "agent queue is unavailable",
