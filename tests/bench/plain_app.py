@@ -13,7 +13,7 @@ from redis import Redis
 celery = Celery("plain", broker=os.environ["PLAIN_REDIS"], backend=os.environ["PLAIN_REDIS"])
 celery.conf.update(result_expires=60, worker_prefetch_multiplier=1)
 app = Flask(__name__)
-redis = Redis.from_url(os.environ["PLAIN_REDIS"])
+redis = Redis.from_url(os.environ["PLAIN_REDIS"], max_connections=2000)
 
 
 @celery.task(name="echo")

@@ -97,6 +97,7 @@ def plain(redis_url: str) -> Iterator[int]:
     }
     bin_ = Path(sys.executable).parent
     web = [bin_ / "gunicorn", "-k", "gevent", "-w", "2", "-b", f"127.0.0.1:{port}"]
+    web += ["--graceful-timeout", "2"]
     worker = [bin_ / "celery", "-A", "tests.bench.plain_app:celery", "worker"]
     worker += ["--pool", "threads", "--concurrency", "32", "-l", "WARNING"]
     worker += ["--without-gossip", "--without-mingle"]

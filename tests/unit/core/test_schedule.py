@@ -269,7 +269,8 @@ def test_no_zone_is_gmt():
 
 def a_field(pick, low, high):
     """Return a field as anybody might write it."""
-    first, last = sorted(pick.randint(low, high) for _ in range(2))
+    # Two different ones: the other implementation reads ``5-5/2`` as ``5/2``, which we refuse.
+    first, last = sorted(pick.sample(range(low, high + 1), 2))
     step = pick.randint(1, high)
     shapes = [f"{first}", f"{first}-{last}", f"{first}-{last}/{step}", f"*/{step}", "*", "*"]
     return ",".join(pick.choices(shapes, k=pick.choice((1, 1, 1, 2, 3))))
@@ -283,9 +284,9 @@ def a_schedule(pick):
 
 
 def local_fires(schedule, begin, end):
-    """Return the local times another implementation fires at; it spells the last day ``L``."""
+    """Give the local times another implementation fires at; it spells the last day ``L``."""
     fires = CronSim(schedule.replace("$", "L"), begin)
-    return list(itertools.takewhile(lambda at: at < end, fires))
+    return itertools.takewhile(lambda at: at < end, fires)
 
 
 @pytest.mark.parametrize(
@@ -293,21 +294,22 @@ def local_fires(schedule, begin, end):
     [
         ("GMT", "2027-12-20", 400),
         ("GMT", "2095-12-20", 500),
-        *((name, "2027-03-24", 15) for name in ("Europe/Berlin", "Asia/Beirut")),
-        ("Australia/Lord_Howe", "2027-04-01", 8),
-        ("America/New_York", "2027-11-04", 6),
-        ("Africa/Casablanca", "2027-02-05", 6),
+        ("Europe/Berlin", "2027-03-27", 3),
+        ("Asia/Beirut", "2027-03-27", 3),
+        ("Australia/Lord_Howe", "2027-04-03", 3),
+        ("America/New_York", "2027-11-06", 3),
     ],
 )
 def test_an_independent_implementation_agrees(zone, first, days):
     pick, where = random.Random(f"{zone}{first}"), ZoneInfo(zone)
     begin = datetime.fromisoformat(first)
     end = begin + timedelta(days=days)
-    for _ in range(40):
+    most = 200 if zone == "GMT" else None
+    for _ in range(25):
         text = a_schedule(pick)
         expected = {
             real
-            for local in itertools.islice(local_fires(text, begin - MINUTE, end), 3000)
+            for local in itertools.islice(local_fires(text, begin - MINUTE, end), most)
             for fold in (0, 1)
             for real in [local.replace(tzinfo=where, fold=fold).astimezone(UTC)]
             if real.astimezone(where).replace(tzinfo=None) == local
