@@ -316,8 +316,13 @@ def test_a_worker_with_its_own_loop(
     prepare(shared_platform, model, app_id, **files)
     stream = Stream(shared_platform, app_id, "go")
     asked = stream.wait_for("approval_required")
-    run = shared_platform.admin.get(f"/apps/{app_id}/agent/sessions").json()[0]
-    assert run["status"] == "waiting_approval"
+
+    def waits():
+        run = shared_platform.admin.get(f"/apps/{app_id}/agent/sessions").json()[0]
+        return run["status"] == "waiting_approval"
+
+    # A loop of its own is shown as waiting after its question is.
+    wait_until(waits, what="the session to wait")
     path = f"/apps/{app_id}/agent/approvals/{asked['approval_id']}"
     assert shared_platform.admin.post(path, json={"action": "approve"}).status_code == 200
     events = stream.finish()
