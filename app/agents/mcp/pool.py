@@ -180,9 +180,9 @@ class Pool:
                 log.info("mcp_servers_not_checked", reason=type(exc).__name__)
                 continue
             for name, connection in list(self._connections.items()):
-                if not connection.ready.done():
+                if connection.busy or not connection.ready.done():
                     continue
-                idle = time.monotonic() - connection.last_used > IDLE_S and not connection.busy
+                idle = time.monotonic() - connection.last_used > IDLE_S
                 if idle or versions.get(name) != connection.server.version:
                     self._drop(name)
 
