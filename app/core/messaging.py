@@ -117,8 +117,7 @@ class CeleryPublisher:
         queue = message.queue.value
         element = celery_wire.encode(message.name, queue, message.arguments(), expires_s=expires_s)
         try:
-            with self._lock:
-                self._wire.send(("LPUSH", queue, element))
+            self._push(queue, element)
         except AWAY as exc:
             raise NotReady("service not ready") from exc
 
@@ -128,6 +127,16 @@ class CeleryPublisher:
             self._send(message, delay_s=delay_s)
         except AWAY as exc:
             log.warning("message_not_published", message=message.name, reason=str(exc))
+
+    def _push(self, queue: str, element: str) -> None:
+        """Push by the bare connection, or by another: who comes second waits for nobody."""
+        if not self._lock.acquire(blocking=False):
+            self._redis.lpush(queue, element)
+            return
+        try:
+            self._wire.send(("LPUSH", queue, element))
+        finally:
+            self._lock.release()
 
     def _send(self, message: Message, **options: float) -> None:
         if isinstance(message, Command):

@@ -248,11 +248,11 @@ class Held:
     def __enter__(self) -> Held:
         try:
             self._pooled = self._engine.raw_connection()
+            self.connection = self._pooled.driver_connection
+            self.connection.autocommit = True
         except self._engine.dialect.loaded_dbapi.Error as exc:
             raise self._wrapped(exc, "", (), lost=True) from exc
-        self.connection = self._pooled.driver_connection
         self.info: dict[str, Any] = self._pooled.info  # Any: as kept
-        self.connection.autocommit = True
         return self
 
     def __exit__(self, *_: object) -> None:

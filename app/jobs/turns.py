@@ -31,7 +31,7 @@ local limit = tonumber(ARGV[1]) * math.max(1, redis.call('SCARD', KEYS[2]))
 if tonumber(redis.call('GET', KEYS[1]) or '0') >= limit then return 0 end
 redis.call('INCR', KEYS[1])
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
-if ARGV[3] then redis.call('LPUSH', KEYS[3], ARGV[3]) end
+redis.call('LPUSH', KEYS[3], ARGV[3])
 return 1
 """
 GIVE_BACK = """
@@ -58,22 +58,18 @@ class Turns:
         self._admit: Any = redis.register_script(ADMIT)  # Any: redis-py's scripts are untyped
         self._give_back: Any = redis.register_script(GIVE_BACK)  # Any: as above
 
-    def admit(self, app_id: str) -> bool:
-        """Count one more turn, unless enough are out."""
-        keys, arguments = [PREFIX + app_id, NODES], [self._per_app, COUNT_TTL_MS]
-        return bool(self._try(lambda: self._admit(keys, arguments), otherwise=True))
-
-    def send(self, turn: TakeTurn) -> bool:
+    def send(self, turn: TakeTurn) -> bool | None:
         """Count one more turn and put it on the broker in one command, unless enough are out.
 
         Returns:
-            Whether Redis did that; False when it is away.
+            Whether it was sent; None when Redis is away.
         """
         queue = turn.queue.value
         element = celery_wire.encode(turn.name, queue, turn.arguments())
         keys = [PREFIX + turn.app_id, NODES, queue]
         arguments = [self._per_app, COUNT_TTL_MS, element]
-        return self._try(lambda: self._admit(keys, arguments)) is not None
+        sent = self._try(lambda: self._admit(keys, arguments))
+        return None if sent is None else bool(sent)
 
     def give_back(self, app_id: str, count: int = 1) -> None:
         """Uncount turns that were taken, and note that some node looks at this app now."""
@@ -123,7 +119,7 @@ class TurnPublisher:
 
     def publish(self, messages: Sequence[Message]) -> None:
         """Send messages; a broker that is away is logged, never raised."""
-        left = [m for m in messages if not (isinstance(m, TakeTurn) and self._turns.send(m))]
+        left = [m for m in messages if not isinstance(m, TakeTurn) or self._turns.send(m) is None]
         if left:
             self._publisher.publish(left)
 

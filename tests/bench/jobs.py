@@ -19,9 +19,10 @@ from pathlib import Path
 import psycopg2
 from celery import Celery
 from redis import Redis
-from sqlalchemy import create_engine
+from sqlalchemy import Engine, create_engine
 from sqlalchemy.orm import Session
 
+from app.core.statements import DirectSession, fetch
 from app.jobs import repository
 from app.jobs.repository import QUEUE, State
 from tests.bench import cron_peers, job_peers, load, stacks
@@ -38,6 +39,11 @@ def on_job(payload, caller, ctx):
     SEEN[ctx.job.id] = time.time()
 serve(rpc={"seen": lambda: SEEN}, on_job=on_job)
 """
+
+EIGHT = (
+    "INSERT INTO trellis.jobs_queue (app_id, source, payload)"
+    " SELECT 'far', 'api', '{\"type\":\"send_report\"}' FROM generate_series(1, 8)"
+)
 
 
 @dataclass(frozen=True)
@@ -263,8 +269,8 @@ def q10_long_queue(ours: stacks.Bench, rounds: Rounds) -> None:
             SELECT 'far', 'api', '{{"type":"send_report"}}' FROM generate_series(1, {count} - (SELECT count(*) FROM trellis.jobs_queue))""",
         )
         run_sql(ours, "ANALYZE trellis.jobs_queue")
+        rates[count] = statistics.median(_claims(engine) for _ in range(rounds.measured))
         with Session(engine) as session:
-            rates[count] = statistics.median(_claims(session) for _ in range(rounds.measured))
             lists = sorted(_timed_list(session) for _ in range(300))
         print(
             f"Q10 {count:8d} queued: {rates[count]:.0f} claims of 8 per s, list of 100 p50 {lists[150]:.1f} ms, p99 {lists[296]:.1f} ms (must 10)"
@@ -273,14 +279,18 @@ def q10_long_queue(ours: stacks.Bench, rounds: Rounds) -> None:
     engine.dispose()
 
 
-def _claims(session: Session, seconds: float = 1.0) -> float:
-    """Claim eights and put them back, so that the queue keeps its length."""
-    lane, done, began = {"app_id": "far", "route": "worker"}, 0, time.perf_counter()
-    while time.perf_counter() - began < seconds:
-        QUEUE.claim(session, lane, quantity=8, vt_s=60)
-        session.rollback()
-        done += 1
-    return done / (time.perf_counter() - began)
+def _claims(engine: Engine, seconds: float = 1.0) -> float:
+    """Claim eights as a pump does; archive them and enqueue as many, which is not timed."""
+    lane, done, spent = {"app_id": "far", "route": "worker"}, 0, 0.0
+    with DirectSession(engine) as session:
+        while spent < seconds:
+            began = time.perf_counter()
+            claimed = QUEUE.claim(session, lane, quantity=8, vt_s=60, quick=True)
+            spent += time.perf_counter() - began
+            done += 1
+            QUEUE.archive(session, [one.msg_id for one in claimed])
+            fetch(session, EIGHT, ())
+    return done / spent
 
 
 def _timed_list(session: Session) -> float:

@@ -75,6 +75,14 @@ def test_a_message_is_celerys_own(celery, queue, kind):
     same_shape(queue(), queue())
 
 
+def test_who_comes_second_waits_for_nobody(celery, queue):
+    publisher = CeleryPublisher(celery)
+    with publisher._lock:  # Another call is on its way, on a connection that may be stuck.
+        publisher.deliver(MESSAGE, expires_s=30)
+    publisher.deliver(MESSAGE, expires_s=30)
+    same_shape(queue(), queue())
+
+
 def test_a_broker_that_is_away_is_told_to_those_who_wait(settings):
     from dataclasses import replace
 

@@ -4,7 +4,10 @@ import pytest
 from sqlalchemy import create_engine, func, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError, NoResultFound, OperationalError
 
+from app.core.ids import SYSTEM_USER_ID
 from app.core.statements import INDEXES_ONLY, DirectSession, fetch, statement_of
+from app.jobs.repository import QUEUE
+from app.workers import callers
 
 NAMED = "SELECT %(b)s::int - %(a)s::int, '100%%', %(b)s::int"
 OFTEN = text("SELECT CAST(:b AS int) - CAST(:a AS int), '10%'").execution_options(
@@ -103,3 +106,14 @@ def test_placeholders_become_numbers():
     named = statement_of("a = %(y)s AND b = %(x)s AND c = %(y)s", ("x", "y"))
     assert named.numbered == "a = $2 AND b = $1 AND c = $2"
     assert named.places == "%(x)s, %(y)s"
+
+
+def test_the_statements_of_the_hot_path_are_prepared(session):
+    lane = {"app_id": "crm", "route": "worker"}
+    for _ in range(3):
+        QUEUE.claim(session, lane, quantity=1, vt_s=1)
+        QUEUE.archive(session, [1])
+        callers.look_up(session, "crm", [SYSTEM_USER_ID])
+    kept = prepared(session)
+    for what in ("SKIP LOCKED", "trellis.jobs_archive", "trellis.rbac_version"):
+        assert sum(what in statement for statement in kept) == 1, what

@@ -116,8 +116,8 @@ def test_a_turn_holds_no_thread_and_free_slots_go_on(world, host, make_pump):
 
 def test_the_count_of_turns_is_given_back(world, host, make_pump):
     turns = Turns(world.platform.redis, per_app=1)
-    assert turns.admit("crm")
-    assert not turns.admit("crm")
+    assert turns.send(TakeTurn("crm"))
+    assert not turns.send(TakeTurn("crm"))
     make_pump().turn("crm")
     wait_until(lambda: world.platform.redis.get("turns:crm") is None)
 
@@ -132,7 +132,7 @@ def test_an_enqueue_during_the_last_look_is_not_lost(world, host, make_pump):
     def enqueue():
         while not stop.is_set():
             sent.extend(world.put())
-            if turns.admit("crm"):
+            if turns.send(TakeTurn("crm")):
                 pump.turn("crm")
 
     threads = [threading.Thread(target=enqueue) for _ in range(3)]

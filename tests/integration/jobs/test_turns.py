@@ -29,18 +29,18 @@ class Other(Message):
 
 def test_turns_per_app_and_live_node(redis):
     turns = Turns(redis, per_app=2)
-    assert [turns.admit("crm") for _ in range(3)] == [True, True, False]
-    assert turns.admit("hr")
+    assert [turns.send(TakeTurn("crm")) for _ in range(3)] == [True, True, False]
+    assert turns.send(TakeTurn("hr"))
     redis.sadd("nodes", "a", "b")
-    assert [turns.admit("crm") for _ in range(3)] == [True, True, False]
+    assert [turns.send(TakeTurn("crm")) for _ in range(3)] == [True, True, False]
 
 
 def test_what_is_given_back_can_be_taken_again(redis):
     turns = Turns(redis, per_app=2)
     for _ in range(2):
-        turns.admit("crm")
+        turns.send(TakeTurn("crm"))
     turns.give_back("crm")
-    assert [turns.admit("crm") for _ in range(2)] == [True, False]
+    assert [turns.send(TakeTurn("crm")) for _ in range(2)] == [True, False]
     turns.give_back("crm", 99)
     assert redis.get("turns:crm") is None
     turns.give_back("crm")
@@ -49,8 +49,8 @@ def test_what_is_given_back_can_be_taken_again(redis):
 
 def test_a_count_that_nobody_gives_back_runs_out(redis):
     turns = Turns(redis, per_app=2)
-    turns.admit("crm")
-    turns.admit("crm")
+    turns.send(TakeTurn("crm"))
+    turns.send(TakeTurn("crm"))
     turns.give_back("crm")
     assert 0 < redis.pttl("turns:crm") <= 10_000
 
@@ -74,8 +74,7 @@ def test_only_turns_are_kept_back(redis):
 
 def test_without_redis_every_turn_is_tried_and_nothing_raises():
     turns = Turns(Redis.from_url("redis://127.0.0.1:1/0", socket_connect_timeout=0.2), per_app=1)
-    assert turns.admit("crm")
-    assert turns.admit("crm")
+    assert turns.send(TakeTurn("crm")) is None
     turns.give_back("crm")
     turns.seen("crm")
     turns.renew("crm")
