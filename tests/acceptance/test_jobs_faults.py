@@ -177,7 +177,7 @@ def test_a_node_that_is_stopped_past_the_timeout_doubles_but_loses_nothing(start
     install(platform)
     ids = batch(platform, 60, seconds=0.3)
     wait_until(lambda: runs(platform))
-    family = psutil.Process(platform.stack.processes["worker"].pid)
+    family = platform.stack.processes["worker"]
     stopped = [family, *family.children(recursive=True)]
     for process in stopped:
         process.suspend()
@@ -261,7 +261,7 @@ def test_a_job_whose_api_process_dies_before_its_wake_up_is_done(start_platform)
     lost.start()
     # The row is committed, and the wake-up cannot have been sent.
     ((msg_id,),) = wait_until(lambda: sql(platform, "SELECT msg_id FROM trellis.jobs_queue"))
-    family = psutil.Process(platform.stack.processes["web"].pid).children(recursive=True)
+    family = platform.stack.processes["web"].children(recursive=True)
     for process in family:
         process.kill()
     platform.stack.kill("web")
