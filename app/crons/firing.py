@@ -93,9 +93,9 @@ def fire(uow: UnitOfWork, shard: int, *, most: int = BATCH) -> int:
 def _refused(uow: UnitOfWork, due: Sequence[DueRun]) -> dict[int, Outcome]:
     """Return the ticks without an owner, and those whose policy is to skip."""
     owners = {run.created_by for run in due if run.created_by is not None}
-    enabled = {o for o in owners if auth_service.find_enabled(uow.session, o) is not None}
+    enabled = {o for o in owners if auth_service.find_enabled(uow.session, UUID(o)) is not None}
     wary = {run.cron_id for run in due if run.overlap_policy == "skip"}
-    busy = jobs_service.queued_crons(uow.session, wary)
+    busy = {str(c) for c in jobs_service.queued_crons(uow.session, [UUID(c) for c in wary])}
     refused: dict[int, Outcome] = {}
     for run in due:
         if not run.enabled or run.created_by not in enabled:
