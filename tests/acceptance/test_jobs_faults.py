@@ -239,7 +239,7 @@ def test_redis_flushed_and_gone_under_load_loses_nothing(start_platform):
         before = rate(3)
         platform.redis.kill()
     with load(platform, pause_s=0.2) as meanwhile:
-        time.sleep(float(os.environ.get("TRELLIS_TEST_OUTAGE", "12")))
+        time.sleep(float(os.environ.get("TRELLIS_TEST_OUTAGE", "30")))
         platform.redis.start(empty=True)
     with load(platform) as last:
         wait_until(lambda: rate() > before / 2, timeout=10, what="the rate of before")
