@@ -35,6 +35,11 @@ keepalive = 15
 timeout = 60
 # Event streams never end by themselves; clients reconnect, so a stop does not wait for them.
 graceful_timeout = 5
+# Whom to believe about forwarding is TRUSTED_PROXY_COUNT's affair. Here everybody may set nothing,
+# so gunicorn need not look up each sender among those who may set something.
+forwarded_allow_ips = "*"
+secure_scheme_headers: dict[str, str] = {}
+forwarder_headers = ""
 # Heartbeat files on a disk can stall a worker when the disk is busy.
 worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108
 # The control socket would be written to the home directory, which may be missing.

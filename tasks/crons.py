@@ -12,8 +12,8 @@ from tasks.base import task
 def fire(platform: Platform, part: int = 0) -> None:
     """Turn due ticks into jobs, batch by batch, until none is left."""
     with platform.uow() as uow:
-        shards = sorted(firing.due_shards(uow.session))
-    for shard in shards[part:] + shards[:part]:
+        shards = firing.due_shards(uow.session, first=part)
+    for shard in shards:
         fired = firing.BATCH
         while fired == firing.BATCH:
             with platform.uow() as uow:

@@ -63,11 +63,12 @@ def _serve(platform: Platform, node: Node, app_id: str, reply_to: str, entries: 
         for entry in entries:
             _answer(node, reply_to, entry.question, OutcomeKind.NOT_READY, NO_DATABASE)
         return
-    for entry, actor, refusal in asked:
-        if refusal is None:
-            _hand_over(node, app_id, reply_to, entry, actor)
-        else:
-            _answer(node, reply_to, entry.question, *refusal)
+    with node.client.together():
+        for entry, actor, refusal in asked:
+            if refusal is None:
+                _hand_over(node, app_id, reply_to, entry, actor)
+            else:
+                _answer(node, reply_to, entry.question, *refusal)
 
 
 def _look_up(platform: Platform, node: Node, app_id: str, entries: list[Call]) -> list[Asked]:

@@ -17,14 +17,11 @@ from celery.beat import Scheduler
 
 from app.core.messaging import Message
 from app.core.platform import Platform
-from app.crons import firing
 from app.crons.leader import Leader
 from app.crons.messages import FireCrons
 from tasks import base, maintenance
 
 log = structlog.get_logger(__name__)
-
-TICKS_PER_FIRE = 1000
 
 
 class PostgresScheduler(Scheduler):
@@ -63,9 +60,8 @@ class PostgresScheduler(Scheduler):
         """Text of beat's banner."""
         return "    . crons -> Postgres, one leader"
 
-    def _fire(self, ticks: int) -> None:
-        for part in range(min(firing.SHARDS, 1 + (ticks - 1) // TICKS_PER_FIRE)):
-            self._outbox.put(FireCrons(part))
+    def _fire(self, shard: int) -> None:
+        self._outbox.put(FireCrons(shard))
 
 
 class Outbox:

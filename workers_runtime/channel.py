@@ -10,9 +10,12 @@ import os
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 
 READ_BYTES = 1 << 16
 MAX_QUEUED_BYTES = 64 * 1024 * 1024
+# The kernel takes no more than 1,024 at once.
+MAX_PIECES = 256
 
 
 class LineSplitter:
@@ -163,6 +166,8 @@ class PipeWriter:
     """Write lines to a non-blocking pipe; a line that is not out in time fails.
 
     A line that was begun must be finished to keep the stream whole; one that was not is dropped.
+    The first line of a turn of the event loop leaves at once and the others together at its end,
+    for each write wakes the reader.
     """
 
     def __init__(self, fd: int, *, timeout_s: float) -> None:
@@ -172,6 +177,7 @@ class PipeWriter:
         self._queued_bytes = 0
         self._open = True
         self._waiting = False
+        self._holding = False
         self._loop = asyncio.get_running_loop()
         os.set_blocking(fd, False)
 
@@ -186,13 +192,12 @@ class PipeWriter:
         if not self._open or self._queued_bytes + len(line) > MAX_QUEUED_BYTES:
             self._loop.call_soon(on_timeout)
             return
-        item = _Outgoing(memoryview(line), on_timeout)
-        self._queue.append(item)
+        self._queue.append(_Outgoing(memoryview(line), on_timeout))
         self._queued_bytes += len(line)
-        if not self._waiting:
-            self._flush()
-        if self._queue and self._queue[-1] is item:
-            item.timer = self._loop.call_later(self._timeout_s, self._expire, item)
+        if not self._holding:
+            self._holding = True
+            self._loop.call_soon(self._release)
+            self._send()
 
     def close(self) -> None:
         """Close the pipe and forget what is queued; idempotent."""
@@ -206,18 +211,30 @@ class PipeWriter:
         self._queue.clear()
         os.close(self._fd)
 
+    def _release(self) -> None:
+        self._holding = False
+        self._send()
+
+    def _send(self) -> None:
+        """Write what can be written; what is left has to leave in time."""
+        if not self._waiting:
+            self._flush()
+        for item in reversed(self._queue):
+            if item.timer is not None:
+                return
+            item.timer = self._loop.call_later(self._timeout_s, self._expire, item)
+
     def _expire(self, item: _Outgoing) -> None:
         if not item.begun and item in self._queue:
             self._queue.remove(item)
             self._queued_bytes -= len(item.data)
-        item.timer = None
         item.on_timeout()
 
     def _flush(self) -> None:
         while self._queue:
-            item = self._queue[0]
+            pieces = [item.data for item in islice(self._queue, MAX_PIECES)]
             try:
-                written = os.write(self._fd, item.data)
+                written = os.writev(self._fd, pieces)
             except BlockingIOError:
                 self._watch(True)
                 return
@@ -226,17 +243,22 @@ class PipeWriter:
                 self._waiting = False
                 self.close()
                 return
-            item.begun = True
-            item.data = item.data[written:]
             self._queued_bytes -= written
-            if not item.data:
-                self._finish(item)
+            self._take_out(written)
         self._watch(False)
 
-    def _finish(self, item: _Outgoing) -> None:
-        if item.timer is not None:
-            item.timer.cancel()
-        self._queue.popleft()
+    def _take_out(self, written: int) -> None:
+        """Remove the lines whose bytes are out; the next one may have been begun."""
+        while written:
+            item = self._queue[0]
+            if written < len(item.data):
+                item.begun = True
+                item.data = item.data[written:]
+                return
+            written -= len(item.data)
+            if item.timer is not None:
+                item.timer.cancel()
+            self._queue.popleft()
 
     def _watch(self, wanted: bool) -> None:
         if wanted != self._waiting:

@@ -14,7 +14,7 @@ import itertools
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -125,6 +125,7 @@ class RuntimeClient:
         self._epoch = 0
         self._stopping = False
         self._up = threading.Event()
+        self._held = threading.local()
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="runtime-archive")
         self._link = RuntimeLink(
             state_dir=state_dir,
@@ -249,6 +250,20 @@ class RuntimeClient:
             )
         )
 
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Send what this thread sends inside the block in one piece, which wakes the runtime once."""
+        lines: list[bytes] = []
+        epoch = self._epoch
+        self._held.lines = lines
+        try:
+            yield
+        finally:
+            self._held.lines = None
+            # What a runtime was meant to get that is gone has failed with it.
+            if lines and self._epoch == epoch:
+                self._link.send(b"".join(lines))
+
     def end_call(self, call: str, error: str) -> None:
         """End an open call now: its future fails with kind ``ended``, late answers are dropped."""
         self._send(EndCall(call=call, error=error))
@@ -283,7 +298,7 @@ class RuntimeClient:
         with self._lock:
             self._pending[seq] = _Pending(future, convert)
             up = self._up.is_set()
-        if not (up and self._link.send(line)):
+        if not (up and self._put(line)):
             with self._lock:
                 owned = self._pending.pop(seq, None)
             # If it is gone, the link thread has already failed it.
@@ -294,6 +309,13 @@ class RuntimeClient:
 
     def _send(self, message: Message) -> None:
         self._link.send(encode(message))
+
+    def _put(self, line: bytes) -> bool:
+        lines: list[bytes] | None = getattr(self._held, "lines", None)
+        if lines is None:
+            return self._link.send(line)
+        lines.append(line)
+        return True
 
     def _probe(self) -> None:
         """Ask for a sign of life; the answer itself is dropped."""

@@ -49,11 +49,28 @@ class Control(asyncio.Protocol):
         self._on_end = on_end
         self._splitter = LineSplitter(MAX_NODE_LINE_BYTES)
         self._transport: asyncio.Transport | None = None
+        self._held: list[bytes] | None = None
 
     def send(self, message: Message) -> None:
-        """Queue one message; nothing happens once the node is gone."""
-        if self._transport is not None:
-            self._transport.write(encode(message))
+        """Queue one message; nothing happens once the node is gone.
+
+        The first one of a turn of the event loop leaves at once and the others together at its
+        end, for each write wakes the node.
+        """
+        if self._transport is None:
+            return
+        line = encode(message)
+        if self._held is not None:
+            self._held.append(line)
+            return
+        self._held = []
+        asyncio.get_running_loop().call_soon(self._release)
+        self._transport.write(line)
+
+    def _release(self) -> None:
+        lines, self._held = self._held, None
+        if lines and self._transport is not None:
+            self._transport.write(b"".join(lines))
 
     def congested(self) -> bool:
         """Say whether log lines should wait."""

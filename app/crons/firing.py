@@ -18,13 +18,13 @@ from app.core.locks import AdvisoryLock, lock_shard
 from app.core.uow import UnitOfWork
 from app.crons import repository, rules
 from app.crons.repository import DueRun, Outcome
+from app.crons.ticker import SHARDS
 from app.jobs import service as jobs_service
 from app.jobs.service import NewJob
 from app.workers import service as workers_service
 
 NO_OWNER = "cron has no enabled owner"
 BATCH = 4000
-SHARDS = 4
 
 
 class Routes:
@@ -64,9 +64,9 @@ def job_of(
     )
 
 
-def due_shards(session: Session) -> list[int]:
-    """Return the shards with due ticks."""
-    return repository.due_shards(session, shards=SHARDS)
+def due_shards(session: Session, *, first: int = 0) -> list[int]:
+    """Return the shards with due ticks, and where to begin."""
+    return sorted(repository.due_shards(session), key=lambda shard: (shard - first) % SHARDS)
 
 
 def fire(uow: UnitOfWork, shard: int, *, most: int = BATCH) -> int:
@@ -82,7 +82,7 @@ def fire(uow: UnitOfWork, shard: int, *, most: int = BATCH) -> int:
     """
     uow.session.execute(text("SET LOCAL idle_in_transaction_session_timeout = '10s'"))
     lock_shard(uow.session, AdvisoryLock.CRON_FIRE, shard)
-    due = repository.take_due(uow.session, shard=shard, shards=SHARDS, most=most)
+    due = repository.take_due(uow.session, shard=shard, most=most)
     if due:
         refused = _refused(uow, due)
         queued = _queue(uow, [run for run in due if run.runid not in refused])
@@ -93,9 +93,9 @@ def fire(uow: UnitOfWork, shard: int, *, most: int = BATCH) -> int:
 def _refused(uow: UnitOfWork, due: Sequence[DueRun]) -> dict[int, Outcome]:
     """Return the ticks without an owner, and those whose policy is to skip."""
     owners = {run.created_by for run in due if run.created_by is not None}
-    enabled = {o for o in owners if auth_service.find_enabled(uow.session, o) is not None}
+    enabled = {o for o in owners if auth_service.find_enabled(uow.session, UUID(o)) is not None}
     wary = {run.cron_id for run in due if run.overlap_policy == "skip"}
-    busy = jobs_service.queued_crons(uow.session, wary)
+    busy = {str(c) for c in jobs_service.queued_crons(uow.session, [UUID(c) for c in wary])}
     refused: dict[int, Outcome] = {}
     for run in due:
         if not run.enabled or run.created_by not in enabled:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import select
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -26,7 +26,7 @@ from app.core.clock import Clock, utc_now
 from app.core.locks import NAMESPACE, AdvisoryLock
 from app.core.schedule import MINUTE, floor_minute
 from app.crons import repository
-from app.crons.ticker import Ticker
+from app.crons.ticker import SHARDS, Tick, Ticker, shard_of
 
 log = structlog.get_logger(__name__)
 
@@ -34,6 +34,10 @@ RELOAD_S = 30.0
 LONGEST_WAIT_S = 0.5
 # Crons are not reloaded in the last moments before a tick, which would be late by it.
 QUIET_S = 1.0
+
+
+# More ticks than this are written shard by shard: the first are fired while others are written.
+TOGETHER = 1000
 
 
 @dataclass(slots=True)
@@ -69,7 +73,7 @@ class Leader:
         Args:
             engine: names the database; the connection is a private one beside its pool.
             retry_s: seconds between two attempts to lead.
-            fire: told how many ticks were written down; must return at once.
+            fire: told of a shard whose ticks were written down; must return at once.
             clock: tells the time.
         """
         # A pooled connection could outlive its leadership with the lock still in it.
@@ -157,10 +161,15 @@ class Leader:
         if not ticks and minute == lead.handled:
             return
         with Session(lead.connection) as session:
-            fired = repository.write_ticks(session, ticks, minute=minute)
+            *early, last = _parts(ticks)
+            for shard, part in early:
+                # Should the rest not be written, this minute is gone through again.
+                if repository.write_ticks(session, part, minute=lead.handled):
+                    self._fire(shard)
+            shard, part = last
+            if repository.write_ticks(session, part, minute=minute):
+                self._fire(shard)
         lead.handled = minute
-        if fired:
-            self._fire(fired)
 
     def _seconds_left(self, lead: _Lead) -> float:
         """Return the seconds until the next tick or the end of the minute."""
@@ -178,3 +187,13 @@ class Leader:
         if raw.notifies:
             raw.notifies.clear()
             lead.changed = True
+
+
+def _parts(ticks: Sequence[Tick]) -> list[tuple[int, Sequence[Tick]]]:
+    """Return ticks as they are written down, and the shard to begin with when each part is."""
+    if len(ticks) <= TOGETHER:
+        return [(0, ticks)]
+    parts: list[list[Tick]] = [[] for _ in range(SHARDS)]
+    for tick in ticks:
+        parts[shard_of(tick.cron_id)].append(tick)
+    return list(enumerate(parts))

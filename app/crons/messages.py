@@ -13,7 +13,7 @@ class FireCrons(Message):
     """Turn due ticks into jobs.
 
     Attributes:
-        part: which of several equal messages this is; each begins at another end of the work.
+        part: the shard to begin with.
     """
 
     name: ClassVar[str] = "crons.fire"

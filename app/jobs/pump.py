@@ -199,18 +199,22 @@ class JobPump:
         with self._uow.single() as uow:
             deliveries.settle(uow, settlements)
             for lane, room in claims:
-                batches.append((lane, self._take(uow, lane, room)))
-                self._add(batches[-1:])
+                batch = self._take(uow, lane, room)
+                batches.append((lane, batch))
+                self._add(lane, batch)
         return batches
 
-    def _add(self, batches: Sequence[tuple[Lane, TakenBatch]]) -> None:
-        """Leave claimed jobs to the thread that hands them out."""
+    def _add(self, lane: Lane, batch: TakenBatch) -> None:
+        """Leave claimed jobs to the thread that hands them out, which is slower for a single one."""
         now = time.monotonic()
         with self._lock:
-            for lane, batch in batches:
-                lane.more = not batch.exhausted
-                lane.ahead.extend((assignment, now) for assignment in batch.assignments)
-            self._slots.notify()
+            lane.more = not batch.exhausted
+            lane.ahead.extend((assignment, now) for assignment in batch.assignments)
+            found = self._next() if len(batch.assignments) == 1 else None
+            if found is None or lane.ahead:
+                self._slots.notify()
+        if found is not None:
+            self._call(*found)
         if self._closing.is_set():
             self._release_waiting(now + 1)
 
@@ -286,16 +290,20 @@ class JobPump:
 
     def _hand_out(self) -> None:
         """Hand claimed jobs to app processes as their slots become free."""
-        timeout_s = self._jobs.visibility_timeout.total_seconds()
         while not self._stopped.is_set():
             with self._slots:
-                found = None
-                if not self._closing.is_set():
-                    found = self._lanes.next_to_hand_out(time.monotonic() + timeout_s)
+                found = self._next()
                 if found is None:
                     self._slots.wait(POLL_S)
                     continue
             self._call(*found)
+
+    def _next(self) -> tuple[Lane, Assignment] | None:
+        """Take a slot for a claimed job; the lock is held."""
+        if self._closing.is_set():
+            return None
+        timeout_s = self._jobs.visibility_timeout.total_seconds()
+        return self._lanes.next_to_hand_out(time.monotonic() + timeout_s)
 
     def _call(self, lane: Lane, assignment: Assignment) -> None:
         began = time.monotonic()

@@ -18,6 +18,7 @@ from tests.fakes.slack import FakeSlack, running_slack
 from tests.fakes.telegram import FakeTelegram, running_telegram
 from tests.support.databases import Databases, memory_directory
 from tests.support.stack import Stack, running_stack, wait_until
+from tests.support.warm import WarmParents, warm_parents
 
 
 def archive(**files: str) -> bytes:
@@ -78,20 +79,27 @@ StartPlatform = Callable[..., Platform]
 
 
 @pytest.fixture(scope="session")
+def parents() -> Iterator[WarmParents]:
+    """What the processes of all stacks are forked from."""
+    with warm_parents() as parents:
+        yield parents
+
+
+@pytest.fixture(scope="session")
 def start_platform_session(
-    databases: Databases, tmp_path_factory: pytest.TempPathFactory
+    databases: Databases, parents: WarmParents, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[StartPlatform]:
     with ExitStack() as cleanup:
-        yield _starter(databases, tmp_path_factory, cleanup)
+        yield _starter(databases, parents, tmp_path_factory, cleanup)
 
 
 @pytest.fixture
 def start_platform(
-    databases: Databases, tmp_path_factory: pytest.TempPathFactory
+    databases: Databases, parents: WarmParents, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[StartPlatform]:
     """Start a platform of this test's own: ``start_platform("web", "worker", KEY="value")``."""
     with ExitStack() as cleanup:
-        yield _starter(databases, tmp_path_factory, cleanup)
+        yield _starter(databases, parents, tmp_path_factory, cleanup)
 
 
 @pytest.fixture(scope="session")
@@ -122,7 +130,10 @@ def shared_platform(
 
 
 def _starter(
-    databases: Databases, paths: pytest.TempPathFactory, cleanup: ExitStack
+    databases: Databases,
+    parents: WarmParents,
+    paths: pytest.TempPathFactory,
+    cleanup: ExitStack,
 ) -> StartPlatform:
     def start(*names: str, **env: str) -> Platform:
         database_url = cleanup.enter_context(databases.clone())
@@ -140,7 +151,7 @@ def _starter(
             "ACCESS_TOKEN_TTL": "7200",
             **env,
         }
-        stack = cleanup.enter_context(running_stack(base, logs, names))
+        stack = cleanup.enter_context(running_stack(base, logs, names, parents.launch))
         return Platform(stack, stack.sign_up("admin@example.com"), redis, database_url)
 
     return start

@@ -177,7 +177,7 @@ def test_a_node_that_is_stopped_past_the_timeout_doubles_but_loses_nothing(start
     install(platform)
     ids = batch(platform, 60, seconds=0.3)
     wait_until(lambda: runs(platform))
-    family = psutil.Process(platform.stack.processes["worker"].pid)
+    family = platform.stack.processes["worker"]
     stopped = [family, *family.children(recursive=True)]
     for process in stopped:
         process.suspend()
@@ -239,7 +239,7 @@ def test_redis_flushed_and_gone_under_load_loses_nothing(start_platform):
         before = rate(3)
         platform.redis.kill()
     with load(platform, pause_s=0.2) as meanwhile:
-        time.sleep(float(os.environ.get("TRELLIS_TEST_OUTAGE", "12")))
+        time.sleep(float(os.environ.get("TRELLIS_TEST_OUTAGE", "30")))
         platform.redis.start(empty=True)
     with load(platform) as last:
         wait_until(lambda: rate() > before / 2, timeout=10, what="the rate of before")
@@ -261,7 +261,7 @@ def test_a_job_whose_api_process_dies_before_its_wake_up_is_done(start_platform)
     lost.start()
     # The row is committed, and the wake-up cannot have been sent.
     ((msg_id,),) = wait_until(lambda: sql(platform, "SELECT msg_id FROM trellis.jobs_queue"))
-    family = psutil.Process(platform.stack.processes["web"].pid).children(recursive=True)
+    family = platform.stack.processes["web"].children(recursive=True)
     for process in family:
         process.kill()
     platform.stack.kill("web")

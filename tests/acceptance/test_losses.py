@@ -30,7 +30,7 @@ FAST_REDELIVERY = {"JOB_VISIBILITY_TIMEOUT": "4"}
 
 def runtime_of(platform):
     """Return the runtime process of the one node."""
-    worker = psutil.Process(platform.stack.processes["worker"].pid)
+    worker = platform.stack.processes["worker"]
     return next(
         p for p in worker.children(recursive=True) if "workers_runtime" in " ".join(p.cmdline())
     )
@@ -129,7 +129,7 @@ def test_a_kill_in_the_middle_of_jobs_loses_none(start_platform, victim):
 def test_a_killed_worker_leaves_no_process_behind(start_platform):
     platform = start_platform("web", "worker")
     platform.install("shop", SLOW)
-    family = psutil.Process(platform.stack.processes["worker"].pid).children(recursive=True)
+    family = platform.stack.processes["worker"].children(recursive=True)
     assert len(family) >= 2
     platform.stack.kill("worker", signal.SIGKILL)
     _, alive = psutil.wait_procs(family, timeout=10)
@@ -168,4 +168,4 @@ def test_losing_redis_under_a_running_task_costs_no_node(start_platform):
         # Both the heartbeat and the consumer have to be back.
         wait_until(lambda: platform.stack.log("worker").count("Connected to") == 2, what="Celery")
         assert ask(platform, "desk", "and now?")[-1].kind == "done"
-        assert platform.stack.processes["worker"].poll() is None
+        assert platform.stack.runs("worker")

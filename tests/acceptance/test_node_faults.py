@@ -30,7 +30,7 @@ serve(rpc={"echo": lambda params: params, "pid": os.getpid, "sleep": sleep,
 
 
 def runtime_of(platform, name):
-    worker = psutil.Process(platform.stack.processes[name].pid)
+    worker = platform.stack.processes[name]
     return next(p for p in worker.children() if "workers_runtime" in " ".join(p.cmdline()))
 
 
@@ -159,7 +159,7 @@ def test_a_killed_app_process_fails_its_calls_and_comes_back(two_nodes):
 
 def test_no_process_outlives_a_killed_node(two_nodes):
     both_serve(two_nodes)
-    worker = psutil.Process(two_nodes.stack.processes["worker"].pid)
+    worker = two_nodes.stack.processes["worker"]
     children = worker.children(recursive=True)
     assert children
     two_nodes.stack.kill("worker", signal.SIGKILL)

@@ -2,7 +2,6 @@
 
 import time
 
-import psutil
 import pytest
 
 from tests.support.stack import wait_until
@@ -78,7 +77,7 @@ def test_no_redis_is_503_within_two_seconds(start_platform):
 def test_a_dead_runtime_is_replaced(start_platform):
     platform = start_platform("web", "worker")
     platform.install("shop", ECHO)
-    worker = psutil.Process(platform.stack.processes["worker"].pid)
+    worker = platform.stack.processes["worker"]
     runtime = next(p for p in worker.children() if "workers_runtime" in " ".join(p.cmdline()))
     runtime.kill()
     answer, seconds = timed(lambda: platform.rpc("shop", "echo", 1))

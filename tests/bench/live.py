@@ -14,8 +14,6 @@ import sys
 import time
 from dataclasses import dataclass, field
 
-import psutil
-
 from tests.bench import live_peers, load, stacks
 from tests.bench.jobs import CLOCK, NOTHING, queued, run_sql, wait_for
 
@@ -109,7 +107,7 @@ def q8_memory(ours: stacks.Bench) -> None:
     for number in range(APPS):
         ours.install(f"idle{number}", ECHO)
         ours.admin.post(f"/apps/idle{number}/rpc", json={"method": "echo"}).raise_for_status()
-    root = psutil.Process(ours.stack.processes["worker"].pid)
+    root = ours.stack.processes["worker"]
     sizes = []
     for process in root.children(recursive=True):
         folder = b"idle" in open(f"/proc/{process.pid}/cmdline", "rb").read()  # noqa: SIM115

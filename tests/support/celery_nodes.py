@@ -56,8 +56,7 @@ class WorkerProcess:
 
     @property
     def status(self) -> str:
-        process = self.stack.processes.get(self.name)
-        return "running" if process is not None and process.poll() is None else "exited"
+        return "running" if self.stack.runs(self.name) else "exited"
 
     @property
     def celeryconfig(self) -> dict[str, str]:

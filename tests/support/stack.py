@@ -9,13 +9,14 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
+from honcho.environ import parse_procfile
 
 ROOT = Path(__file__).parents[2]
 PASSWORD = "Str0ngPass!x"
@@ -42,12 +43,22 @@ def wait_until(
         time.sleep(0.05)
 
 
-def procfile_command(name: str) -> str:
-    """Return the command line of a process type."""
-    for line in (ROOT / "Procfile").read_text().splitlines():
-        if line.startswith(f"{name}:"):
-            return line.partition(":")[2].strip()
-    raise LookupError(name)
+def procfile_words(name: str, env: Mapping[str, str]) -> list[str]:
+    """Return the command line of a process type, as the shell splits it."""
+    command = parse_procfile((ROOT / "Procfile").read_text()).processes[name]
+    words = subprocess.check_output(["/bin/sh", "-c", f"printf '%s\\0' {command}"], env=env)
+    return words.decode().split("\0")[:-1]
+
+
+Launch = Callable[[list[str], Mapping[str, str], Path], psutil.Process]
+
+
+def launch(words: list[str], env: Mapping[str, str], log: Path) -> psutil.Process:
+    """Start a process whose output is added to a file."""
+    with log.open("ab") as file:
+        return psutil.Popen(
+            words, cwd=ROOT, env=dict(env), stdout=file, stderr=file, start_new_session=True
+        )
 
 
 @dataclass
@@ -56,7 +67,8 @@ class Stack:
 
     env: dict[str, str]
     logs: Path
-    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    launch: Launch = launch
+    processes: dict[str, psutil.Process] = field(default_factory=dict)
     clients: list[httpx.Client] = field(default_factory=list)
 
     @property
@@ -64,21 +76,23 @@ class Stack:
         """Base URL of the API."""
         return f"http://127.0.0.1:{self.env['PORT']}"
 
-    def start(self, name: str, kind: str | None = None, **env: str) -> subprocess.Popen[bytes]:
+    def start(self, name: str, kind: str | None = None, **env: str) -> psutil.Process:
         """Start one process type under a name; several may have one type."""
         environment = {"WORKER_NODE": name, "HOME": str(self.logs), **self.env, **env}
         environment["PATH"] = f"{Path(sys.executable).parent}:{os.defpath}"
-        with (self.logs / f"{name}.log").open("ab") as log:
-            process = subprocess.Popen(
-                ["/bin/sh", "-c", f"exec {procfile_command(kind or name)}"],
-                cwd=ROOT,
-                env=environment,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+        words = procfile_words(kind or name, environment)
+        log = self.logs / f"{name}.log"
+        log.touch()
+        process = self.launch(words, environment, log)
         self.processes[name] = process
         return process
+
+    def runs(self, name: str) -> bool:
+        """Tell whether a process was started and has not ended."""
+        process = self.processes.get(name)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            return process is not None and process.status() != psutil.STATUS_ZOMBIE
+        return False
 
     def log(self, name: str) -> str:
         """Return what a process wrote so far."""
@@ -97,8 +111,7 @@ class Stack:
         everything: list[psutil.Process] = []
         for process in self.processes.values():
             with contextlib.suppress(psutil.NoSuchProcess):
-                parent = psutil.Process(process.pid)
-                everything += [parent, *parent.children(recursive=True)]
+                everything += [process, *process.children(recursive=True)]
         for member in everything:
             with contextlib.suppress(psutil.NoSuchProcess):
                 member.kill()
@@ -111,8 +124,8 @@ class Stack:
         """Wait until the API answers and a node is alive."""
 
         def ready() -> bool:
-            for name, process in self.processes.items():
-                assert process.poll() is None, f"{name} ended:\n{self.log(name)[-4000:]}"
+            for name in self.processes:
+                assert self.runs(name), f"{name} ended:\n{self.log(name)[-4000:]}"
             with contextlib.suppress(httpx.HTTPError):
                 healthy = probe.get(f"{self.url}/health").status_code == 200
                 return healthy and self._nodes_started()
@@ -145,10 +158,12 @@ class Stack:
 
 
 @contextlib.contextmanager
-def running_stack(env: dict[str, str], logs: Path, names: tuple[str, ...]) -> Iterator[Stack]:
+def running_stack(
+    env: dict[str, str], logs: Path, names: tuple[str, ...], launch: Launch = launch
+) -> Iterator[Stack]:
     """Run process types until the end of the block."""
     port = str(free_port())
-    stack = Stack({"PUBLIC_URL": f"http://127.0.0.1:{port}", **env, "PORT": port}, logs)
+    stack = Stack({"PUBLIC_URL": f"http://127.0.0.1:{port}", **env, "PORT": port}, logs, launch)
     try:
         for name in names:
             stack.start(name)

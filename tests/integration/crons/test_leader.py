@@ -102,9 +102,46 @@ def test_a_tick_is_written_the_moment_it_is_due(sql, cron, start):
     fired = []
     start(Clock(), fired)
     wait_until(lambda: ticks(sql) == ["12:00"], timeout=4)
-    assert fired == [1]
+    assert fired == [0]
     ((found, status),) = sql("SELECT cron_id, status FROM trellis.cron_runs")
     assert (found, status) == (cron_id, "due")
+
+
+def test_a_crowd_is_written_shard_by_shard_and_once_although_the_leader_fails_in_between(
+    sql, cron, start
+):
+    cron()
+    sql(
+        "INSERT INTO trellis.cron_schedules (id, app_id, name, schedule, created_by, anchor_at)"
+        " SELECT gen_random_uuid(), app_id, n::text, schedule, created_by, anchor_at"
+        " FROM trellis.cron_schedules, generate_series(1, 1199) n"
+    )
+    fired = Fired(sql)
+    start(Clock(), fired)
+    wait_until(lambda: fired[-1:] == [3], timeout=8)
+    assert fired == [0, 1, 2, 3]
+    assert fired.failed
+    (counts,) = sql(
+        "SELECT count(*), count(DISTINCT cron_id), count(DISTINCT get_byte(uuid_send(cron_id), 15) % 4)"
+        " FROM trellis.cron_runs"
+    )
+    assert counts == (1200, 1200, 4)
+
+
+class Fired(list):
+    """What was fired; ends the leader's connection after the second shard was."""
+
+    def __init__(self, sql):
+        self.sql, self.failed = sql, False
+
+    def append(self, shard):
+        super().append(shard)
+        if shard == 1 and not self.failed:
+            self.failed = True
+            self.sql(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE application_name = 'trellis-beat-leader' AND datname = current_database()"
+            )
 
 
 def test_the_first_boot_starts_with_the_next_minute(sql, cron, start):

@@ -114,6 +114,30 @@ def test_writer_fails_what_does_not_get_through_and_stays_whole() -> None:
     assert asyncio.run(scenario())[0] == ["big", "small"]
 
 
+def test_lines_of_one_turn_leave_together_whole_and_in_order() -> None:
+    lines = [bytes([65 + n % 26]) * 7_000 + b"\n" for n in range(60)]
+
+    async def scenario() -> bytes:
+        read, write = os.pipe()
+        failed: list[bytes] = []
+        writer = PipeWriter(write, timeout_s=5)
+        for line in lines:
+            writer.write(line, lambda line=line: failed.append(line))
+        first = os.read(read, 1 << 20)
+        assert first == lines[0]
+        await asyncio.sleep(0)
+        data = first
+        while len(data) < sum(map(len, lines)):
+            data += os.read(read, 9_000)
+            await asyncio.sleep(0)
+        writer.close()
+        os.close(read)
+        assert not failed
+        return data
+
+    assert asyncio.run(scenario()) == b"".join(lines)
+
+
 def test_writer_bounds_what_it_queues(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("workers_runtime.channel.MAX_QUEUED_BYTES", 300_000)
 
