@@ -2,6 +2,8 @@
 # PYTHON=... chooses the interpreter (3.11 to 3.13); PORT=... and DATA=... go to `trellis up`.
 
 BIN := .venv/bin
+# Processes start by the dozen: byte code is kept, whatever the machine's habit.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: up test test-fast lint fmt types bench lock clean
 .DEFAULT_GOAL := up

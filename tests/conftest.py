@@ -18,9 +18,8 @@ from app.bootstrap import bootstrap
 from app.core.messaging import CeleryPublisher, make_celery
 from app.core.platform import Platform
 from app.embedded.servers import ServerURLs, temporary_servers
-from app.factory import create_app
 from config.settings import Settings, load_settings
-from tests.support.api import ApiClient
+from tests.support.api import ApiClient, web_client
 from tests.support.databases import Databases, memory_directory
 
 ADMIN = "admin@example.com"
@@ -62,7 +61,7 @@ def admins_database(
     with databases.clone() as url:
         settings = _settings(url, servers.redis, tmp_path_factory.mktemp("admin"))
         with _platform(settings) as platform:
-            admin = ApiClient(create_app(platform).test_client()).sign_up(ADMIN)
+            admin = ApiClient(web_client(platform)).sign_up(ADMIN)
         assert admin.user_id
         yield url, admin.user_id
 
@@ -103,7 +102,7 @@ def platform(settings: Settings) -> Iterator[Platform]:
 @pytest.fixture
 def client(platform: Platform) -> ApiClient:
     """An HTTP client without a token."""
-    return ApiClient(create_app(platform).test_client())
+    return ApiClient(web_client(platform))
 
 
 @pytest.fixture

@@ -14,9 +14,8 @@ from sqlalchemy import text
 
 from app.auth import tokens
 from app.core.permissions import Permissions
-from app.factory import create_app
 from app.http.gates import gate_of
-from tests.support.api import ApiClient, error
+from tests.support.api import ApiClient, error, web_client
 
 ENDPOINTS = Path(__file__).parents[1] / "contract" / "endpoints.tsv"
 
@@ -110,7 +109,7 @@ class World:
 @pytest.fixture
 def world(platform, settings):
     """One user per kind of caller, and the app ``crm`` with the entity ``deals``."""
-    http = create_app(platform).test_client()
+    http = web_client(platform)
     found, ids = {}, {}
     with platform.engine.begin() as connection:
         for name, keys in {**CALLERS, "disabled": ("*",), "spare": ()}.items():

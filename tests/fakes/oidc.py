@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
@@ -25,6 +26,12 @@ def rsa_key(kid: str) -> jwk.RSAKey:
     return jwk.RSAKey.generate_key(2048, {"kid": kid, "use": "sig"}, auto_kid=False)
 
 
+@cache
+def _usual_key() -> jwk.RSAKey:
+    """Return the key of every provider that has no other; making one takes longer than a test."""
+    return rsa_key("k1")
+
+
 @dataclass
 class FakeProvider:
     """State and switches of the provider; set attributes to make it misbehave.
@@ -34,7 +41,7 @@ class FakeProvider:
 
     url: str = ""
     issuer: str | None = None
-    key: jwk.RSAKey = field(default_factory=lambda: rsa_key("k1"))
+    key: jwk.RSAKey = field(default_factory=_usual_key)
     published: list[jwk.RSAKey] | None = None
     claims: dict[str, Any] = field(default_factory=dict)
     metadata: dict[str, Any] = field(default_factory=dict)

@@ -5,10 +5,29 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
+from app.core.platform import Platform
+from app.factory import create_app
+from app.http.views import PLATFORM
+
 PASSWORD = "Str0ngPass!x"
+_apps: dict[Any, Flask] = {}
+
+
+def web_client(platform: Platform) -> FlaskClient:
+    """Return a client of the application on a platform, which takes the place of the last one.
+
+    Building the application takes longer than most tests; nothing in it but the platform is of one
+    test. A test with several platforms at once builds applications of its own.
+    """
+    settings = platform.settings
+    reads = (settings.http, settings.auth.jwt_secret)
+    app = _apps.get(reads) or _apps.setdefault(reads, create_app(platform))
+    app.extensions[PLATFORM] = platform
+    return app.test_client()
 
 
 @dataclass(frozen=True)

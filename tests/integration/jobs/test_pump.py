@@ -54,7 +54,7 @@ def make_pump(world, host):
     yield make
     host.unblock()
     for pump in pumps:
-        pump.finish(5)
+        pump.finish(1)
 
 
 def drained(world, app_id="crm"):
