@@ -60,11 +60,11 @@ def beat(session: Session, owners: Collection[str]) -> None:
 
 
 def cancelled_among(session: Session, run_ids: Collection[UUID]) -> set[UUID]:
-    """Return those runs that are to be cancelled or have ended without their worker."""
-    query = select(AgentRun.id).where(
-        AgentRun.id.in_(run_ids), AgentRun.cancel_requested | AgentRun.state.not_in(ACTIVE)
+    """Return those runs that are to be cancelled, are gone or have ended without their worker."""
+    going = select(AgentRun.id).where(
+        AgentRun.id.in_(run_ids), ~AgentRun.cancel_requested, AgentRun.state.in_(ACTIVE)
     )
-    return set(session.scalars(query))
+    return set(run_ids) - set(session.scalars(going))
 
 
 def ended_among(session: Session, run_ids: Collection[UUID]) -> set[UUID]:

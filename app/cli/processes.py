@@ -81,13 +81,11 @@ class ChildRegister:
         for process in family:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.terminate()
-        deadline = time.monotonic() + LEFTOVER_GRACE_S
-        while any(map(_runs, family)) and time.monotonic() < deadline:
-            time.sleep(0.05)
+        _wait_for_end(family)
         for process in filter(_runs, family):
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-        psutil.wait_procs(family, timeout=LEFTOVER_GRACE_S)
+        _wait_for_end(family)
         self._file.unlink(missing_ok=True)
         return len(family)
 
@@ -104,6 +102,13 @@ class ChildRegister:
                     found = [process, *process.children(recursive=True)]
                     family |= {member.pid: member for member in found}
         return list(family.values())
+
+
+def _wait_for_end(family: list[psutil.Process]) -> None:
+    """Wait a while until none runs; init may never bury those that have ended."""
+    deadline = time.monotonic() + LEFTOVER_GRACE_S
+    while any(map(_runs, family)) and time.monotonic() < deadline:
+        time.sleep(0.05)
 
 
 def _runs(process: psutil.Process) -> bool:
