@@ -170,7 +170,7 @@ def test_a_sub_agent_deleted_in_mid_run_is_a_tool_error(
     admin: ApiClient, model: ModelServer
 ) -> None:
     model.call(Call("invoke_agent", {"app_id": "helper", "message": "look"}))
-    model.say(*["word "] * 200, pause_s=0.05)
+    model.say(*["word "] * 60, pause_s=0.05)
     aside = ask_aside(admin, "go")
     aside.wait_for("sub_agent_chunk")
     assert admin.delete("/agents/helper").status_code == 200
