@@ -9,12 +9,12 @@ from tasks.base import task
 
 
 @task(FireCrons)
-def fire(platform: Platform, part: int = 0) -> None:
+def fire(platform: Platform, shard: int = 0) -> None:
     """Turn due ticks into jobs, batch by batch, until none is left."""
     with platform.uow() as uow:
-        shards = firing.due_shards(uow.session, first=part)
-    for shard in shards:
+        shards = firing.due_shards(uow.session, first=shard)
+    for due in shards:
         fired = firing.BATCH
         while fired == firing.BATCH:
             with platform.uow() as uow:
-                fired = firing.fire(uow, shard)
+                fired = firing.fire(uow, due)

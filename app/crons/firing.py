@@ -65,7 +65,7 @@ def job_of(
 
 
 def due_shards(session: Session, *, first: int = 0) -> list[int]:
-    """Return the shards with due ticks, and where to begin."""
+    """Return the shards with due ticks in the order to fire them, from ``first`` on."""
     return sorted(repository.due_shards(session), key=lambda shard: (shard - first) % SHARDS)
 
 

@@ -34,8 +34,6 @@ RELOAD_S = 30.0
 LONGEST_WAIT_S = 0.5
 # Crons are not reloaded in the last moments before a tick, which would be late by it.
 QUIET_S = 1.0
-
-
 # More ticks than this are written shard by shard: the first are fired while others are written.
 TOGETHER = 1000
 
@@ -161,14 +159,12 @@ class Leader:
         if not ticks and minute == lead.handled:
             return
         with Session(lead.connection) as session:
-            *early, last = _parts(ticks)
-            for shard, part in early:
-                # Should the rest not be written, this minute is gone through again.
-                if repository.write_ticks(session, part, minute=lead.handled):
+            parts = _parts(ticks)
+            for number, (shard, part) in enumerate(parts, start=1):
+                # A minute of which only some parts were written is gone through again.
+                handled = minute if number == len(parts) else lead.handled
+                if repository.write_ticks(session, part, minute=handled):
                     self._fire(shard)
-            shard, part = last
-            if repository.write_ticks(session, part, minute=minute):
-                self._fire(shard)
         lead.handled = minute
 
     def _seconds_left(self, lead: _Lead) -> float:

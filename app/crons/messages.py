@@ -13,12 +13,12 @@ class FireCrons(Message):
     """Turn due ticks into jobs.
 
     Attributes:
-        part: the shard to begin with.
+        shard: the one to begin with.
     """
 
     name: ClassVar[str] = "crons.fire"
     queue: ClassVar[Queue] = Queue.CRONS
-    part: int = 0
+    shard: int = 0
 
 
 @dataclass(frozen=True, slots=True)

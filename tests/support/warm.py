@@ -5,7 +5,7 @@ some hundred of them. A forked process runs the same entry with the same argumen
 output as a started one. That a fresh interpreter gets as far is shown by the tests of
 ``trellis up``, which starts everything itself.
 
-Run as ``python -m tests.support.warm web|celery``; each line of stdin is an order in JSON, each line
+Run as ``python -m tests.support.warm gunicorn|celery``; each line of stdin is an order in JSON, each line
 of stdout the id of a process.
 """
 
