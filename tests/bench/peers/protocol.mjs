@@ -12,6 +12,10 @@ export function note(number) {
   fs.writeSync(notes, `${number} ${now().toFixed(6)}\n`);
 }
 
+// Returns once it is written: on a pipe console.log alone would lose what exit() overtakes.
+const answer = (value) =>
+  new Promise((resolve) => process.stdout.write(`${JSON.stringify(value)}\n`, resolve));
+
 // Calls one(k) for k of [from, to), several at a time.
 async function each(from, to, parallel, one) {
   let next = from;
@@ -28,7 +32,7 @@ export async function main({ setup, work, send, ...more }) {
     await each(-parallel, 0, parallel, send);
     const began = performance.now();
     await each(0, count, parallel, send);
-    console.log(JSON.stringify((performance.now() - began) / 1000));
+    await answer((performance.now() - began) / 1000);
   } else if (command === "trickle") {
     const begun = [];
     for (let number = 0; number < count; number++) {
@@ -36,10 +40,10 @@ export async function main({ setup, work, send, ...more }) {
       await send(number);
       await sleep(20);
     }
-    console.log(JSON.stringify(begun));
+    await answer(begun);
   } else {
-    const answer = await { setup, work, ...more }[command](...numbers.map(Number));
-    if (answer !== undefined) console.log(JSON.stringify(answer));
+    const result = await { setup, work, ...more }[command](...numbers.map(Number));
+    if (result !== undefined) await answer(result);
   }
   if (command !== "work") process.exit(0);
 }
