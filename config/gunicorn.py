@@ -19,6 +19,8 @@ monkey.patch_all()
 
 from gunicorn.http import wsgi  # noqa: E402 - after the patch, as everything
 
+from config.garbage import settle  # noqa: E402
+
 preload_app = True
 # Nothing made while loading is garbage; looking for it takes a sixth of the time.
 gc.disable()
@@ -81,9 +83,8 @@ wsgi.Response = Response
 
 
 def when_ready(_server: Any) -> None:  # Any: gunicorn ships no types
-    """Collect garbage again, but leave what was loaded alone: workers share its pages."""
-    gc.freeze()
-    gc.enable()
+    """Look for garbage again; workers share the pages of what was loaded."""
+    settle()
 
 
 def post_fork(_server: Any, _worker: Any) -> None:  # Any: gunicorn ships no types

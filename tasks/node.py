@@ -29,6 +29,7 @@ from app.core.platform import Platform
 from app.core.wire import Wire
 from app.data.app_sql import AppDatabase
 from app.workers.host import CallOutcome, Conversation, OutcomeKind, Stage
+from config.garbage import settle
 from tasks import base, operations
 from tasks.calls import CallRegister, OpenCall
 from tasks.catalog import Catalog
@@ -37,6 +38,7 @@ from tasks.heartbeat import Heartbeat
 from tasks.homes import Homes
 from tasks.outcomes import command_error, outcome_of
 from tasks.outgoing import Outgoing
+from tasks.shortcut import Shortcut
 from tasks.sql_sessions import SQLSessions
 from workers_runtime.client import Reply, RuntimeClient, RuntimeHandlers
 from workers_runtime.confine import hide
@@ -87,6 +89,7 @@ class Node:
             log_buffer=platform.settings.workers.log_buffer,
         )
         self._tokens: dict[tuple[UUID, str, str], tuple[str, float]] = {}
+        self._shortcut = Shortcut()
         self._accepting = ThreadPoolExecutor(ACCEPT_THREADS, thread_name_prefix="accept")
         self._operations = ThreadPoolExecutor(OPERATION_THREADS, thread_name_prefix="operation")
         self._actions = ThreadPoolExecutor(ACTION_THREADS, thread_name_prefix="self-action")
@@ -129,6 +132,7 @@ class Node:
         self.client.start(RUNTIME_TIMEOUT_S, meanwhile=maybe_shutdown)
         self.homes.start()
         self._heartbeat.start()
+        settle()
         log.info("node_started", node=self.node, runtime_pid=self.client.pid)
 
     def stop(self) -> None:
@@ -148,8 +152,14 @@ class Node:
     # --- calls -----------------------------------------------------------------------------
 
     def accept(self, work: Callable[[], None]) -> None:
-        """Look at calls that came in on a thread that may wait for Postgres."""
-        self._accepting.submit(_logged, work)
+        """Look at calls that came in: here, or on another thread while Postgres is slow."""
+        if self._shortcut.open:
+            self._look(work)
+        else:
+            self._accepting.submit(self._look, work)
+
+    def _look(self, work: Callable[[], None]) -> None:
+        self._shortcut.measure(_logged, work)
 
     def call(
         self,

@@ -1,4 +1,6 @@
-"""What a node writes to Redis: answers and log lines, many per round trip, from one thread.
+"""What a node writes to Redis: answers and log lines, many per round trip.
+
+One thread writes; a lone answer is written by whoever has it.
 
 Everything here may be lost without harm: whoever waits for an answer watches the node, and log
 lines are best effort. So a Redis that is away costs a batch, never a blocked node.
@@ -10,7 +12,7 @@ import queue
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,6 +22,7 @@ from redis.exceptions import RedisError
 from app.core.replies import LIST_TTL_S, TAKEN, Reply
 from app.core.wire import Command, Wire
 from app.workers import logs
+from tasks.shortcut import Shortcut
 from workers_runtime.protocol import LogEntry
 
 log = structlog.get_logger(__name__)
@@ -53,6 +56,8 @@ class Outgoing:
         self._log_buffer = log_buffer
         self._queue: queue.SimpleQueue[_Item] = queue.SimpleQueue()
         self._lock = threading.Lock()
+        self._writing = threading.Lock()
+        self._shortcut = Shortcut()
         self._open: dict[str, tuple[str, float]] = {}
         self._numbers: dict[str, int] = defaultdict(int)
         self._told_at = 0.0
@@ -77,10 +82,27 @@ class Outgoing:
         self.answer(reply_to, question, lambda: Reply(question, self.identity, TAKEN))
 
     def answer(self, reply_to: str, question: str, make: Callable[[], Reply]) -> None:
-        """Send an answer; ``make`` runs on the writing thread."""
+        """Send an answer; ``make`` runs on the thread that writes it."""
         with self._lock:
             self._open.pop(question, None)
-        self._queue.put(_Answer(reply_to, make))
+            lone = not self._open
+        item = _Answer(reply_to, make)
+        if not (lone and self._write_here(item)):
+            self._queue.put(item)
+
+    def _write_here(self, item: _Answer) -> bool:
+        """Write an answer unless something else is being written or Redis is slow."""
+        busy = not (self._shortcut.open and self._queue.empty())
+        if busy or not self._writing.acquire(blocking=False):
+            return False
+        try:
+            answers = {item.reply_to: [item.make().encode()]}
+            self._shortcut.measure(self._send, answers, [])
+        except (RedisError, OSError):
+            return False
+        finally:
+            self._writing.release()
+        return True
 
     def log_lines(self, entries: list[LogEntry]) -> None:
         """Append lines to the apps' logs."""
@@ -95,7 +117,8 @@ class Outgoing:
         while True:
             batch, ended = self._batch()
             try:
-                self._write(batch)
+                with self._writing:
+                    self._shortcut.measure(self._write, batch)
             except Exception:
                 # The thread serves the whole node; a bug in one item must not end it.
                 log.exception("outgoing_failed")
@@ -147,7 +170,7 @@ class Outgoing:
                 continue
             return
 
-    def _send(self, answers: dict[str, list[bytes]], lines: list[LogEntry | _Drop]) -> None:
+    def _send(self, answers: Mapping[str, list[bytes]], lines: list[LogEntry | _Drop]) -> None:
         commands: list[Command] = []
         for reply_to, elements in answers.items():
             commands.append(("RPUSH", reply_to, *elements))

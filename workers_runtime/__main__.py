@@ -14,6 +14,7 @@ import signal
 import sys
 from pathlib import Path
 
+from config.garbage import settle
 from config.logging import configure_logging
 from config.runtime import RuntimeSettings, load_runtime_settings
 from workers_runtime.confine import die_with_parent, hide
@@ -81,6 +82,7 @@ async def _serve(arguments: argparse.Namespace, settings: RuntimeSettings) -> No
     server = await listen(arguments.socket, runtime.control)
     work = (runtime.warm_up(), runtime.watch_idle(), runtime.tidy())
     background = [loop.create_task(duty) for duty in work]
+    settle()
     log.info("runtime_listening", extra={"sandbox": sandbox.report()})
     try:
         await runtime.ended.wait()

@@ -97,6 +97,13 @@ class App:
             return self._next
         raise WorkerFailure(FailureKind.UNKNOWN_APP, f"app '{self.app_id}' must be ensured")
 
+    def running(self, generation: int) -> AppProcess | None:
+        """Return the process a call can have at once, if there is one."""
+        try:
+            return self.route(generation).running
+        except WorkerFailure:
+            return None
+
     async def stop(self) -> None:
         """Stop every process and wait until all are gone; the specs are forgotten."""
         workers = self.workers()

@@ -8,7 +8,6 @@ import logging
 import os
 import platform
 import signal
-import time
 from collections.abc import Coroutine, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from workers_runtime.bundles import Bundles
 from workers_runtime.control import Control
 from workers_runtime.conversation import Conversation
 from workers_runtime.environments import Command, Environments
+from workers_runtime.inflight import InFlight
 from workers_runtime.launch import Launcher
 from workers_runtime.logs import LogSink
 from workers_runtime.node_protocol import (
@@ -43,7 +43,6 @@ from workers_runtime.node_protocol import (
 from workers_runtime.opencalls import OpenCall
 from workers_runtime.orphans import reap_orphans
 from workers_runtime.places import Places
-from workers_runtime.process import AppProcess
 from workers_runtime.protocol import (
     JSON,
     AppSpec,
@@ -86,7 +85,7 @@ class Runtime:
         self._apps: dict[str, App] = {}
         self._ops: dict[int, tuple[Conversation, str]] = {}
         self._op_numbers = itertools.count(1)
-        self._calls: dict[str, AppProcess] = {}
+        self._in_flight = InFlight(settings.rpc_timeout_s, self._room_may_be_free)
         self._archives: dict[int, asyncio.Future[Path]] = {}
         self._room = asyncio.Condition()
         self._room_wanted = 0
@@ -166,18 +165,17 @@ class Runtime:
         if app is not None:
             app.changed(worker)
             self.control.send(app.state())
-        if self._room_wanted:
-            self._spawn(self._wake())
+        self._room_may_be_free()
 
     # --- commands --------------------------------------------------------------------------
 
     def _take(self, message: Message) -> None:
         if isinstance(message, Call):
-            self._spawn(self._answer(message.seq, self._call(message)))
+            self._call(message)
         elif isinstance(message, OperationReply):
             self._reply(message)
         elif isinstance(message, EndCall):
-            self._end_call(message)
+            self._in_flight.end(message)
         elif isinstance(message, Ensure):
             self._spawn(self._answer(message.seq, self._ensure(message)))
         elif isinstance(message, Stop):
@@ -194,13 +192,15 @@ class Runtime:
 
     async def _answer(self, seq: int, work: Coroutine[Any, Any, JSON]) -> None:
         try:
-            done = Done(seq=seq, result=await work)
+            self.control.send(Done(seq=seq, result=await work))
         except WorkerFailure as exc:
-            done = Done(seq=seq, failure=exc.kind, error=exc.message)
+            self._fail(seq, exc)
         except Exception:
             log.exception("runtime_command_failed")
-            done = Done(seq=seq, failure=FailureKind.RUNTIME, error="worker host error")
-        self.control.send(done)
+            self._fail(seq, WorkerFailure(FailureKind.RUNTIME, "worker host error"))
+
+    def _fail(self, seq: int, failure: WorkerFailure) -> None:
+        self.control.send(Done(seq=seq, failure=failure.kind, error=failure.message))
 
     async def _ensure(self, message: Ensure) -> JSON:
         spec = message.spec
@@ -212,40 +212,35 @@ class Runtime:
         )
         return to_json(handshake)
 
-    async def _call(self, message: Call) -> JSON:
+    def _call(self, message: Call) -> None:
+        """Hand a call to the app's process; one that runs gets it before anything else happens."""
+        app = self._apps.get(message.app_id)
+        process = None if app is None else app.running(message.generation)
+        if process is None:
+            self._spawn(self._answer(message.seq, self._call_later(message)))
+            return
+
+        def answer(future: asyncio.Future[JSON]) -> None:
+            failure = future.exception()
+            if isinstance(failure, WorkerFailure):
+                self._fail(message.seq, failure)
+            else:
+                self.control.send(Done(seq=message.seq, result=future.result()))
+
+        self._in_flight.open(message, process).add_done_callback(answer)
+
+    async def _call_later(self, message: Call) -> JSON:
         app = self._apps.get(message.app_id)
         if app is None:
             text = f"app '{message.app_id}' must be ensured"
             raise WorkerFailure(FailureKind.UNKNOWN_APP, text)
-        worker = app.route(message.generation)
-        process = worker.running or await worker.wait_running(message.deadline)
-        future = process.open(message.kind, message.call, message.message)
-        self._calls[message.call] = process
-        try:
-            if message.deadline is None:
-                return await future
-            async with asyncio.timeout(max(0.0, message.deadline - time.time())):
-                return await future
-        except TimeoutError:
-            process.close(message.call)
-            limit = f"{self.settings.rpc_timeout_s:g}"
-            text = f"{message.kind} timeout: no answer within {limit} s"
-            raise WorkerFailure(FailureKind.TIMEOUT, text) from None
-        finally:
-            self._calls.pop(message.call, None)
-            if self._room_wanted:
-                # Its process may be idle now.
-                self._spawn(self._wake())
+        process = await app.route(message.generation).wait_running(message.deadline)
+        return await self._in_flight.open(message, process)
 
     def _reply(self, message: OperationReply) -> None:
         process, token = self._ops.pop(message.op, (None, ""))
         if process is not None:
             process.answer(token, message.op, message.body)
-
-    def _end_call(self, message: EndCall) -> None:
-        process = self._calls.get(message.call)
-        if process is not None:
-            process.close(message.call, WorkerFailure(FailureKind.ENDED, message.error))
 
     async def _stop(self, app_id: str) -> JSON:
         chosen = [app_id] if app_id else list(self._apps)
@@ -367,6 +362,10 @@ class Runtime:
         stopping = any(worker.status is AppStatus.STOPPING for worker in self._workers())
         if idle and not stopping:
             min(idle, key=lambda pair: pair[0])[1].stop_idle(0.0)
+
+    def _room_may_be_free(self) -> None:
+        if self._room_wanted:
+            self._spawn(self._wake())
 
     async def _wake(self) -> None:
         async with self._room:

@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from tests.integration.workers_runtime.conftest import Rig, gone, pack
+from tests.support.stack import wait_until
 from workers_runtime.protocol import FailureKind
 
 ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="only root can change users")
@@ -174,6 +175,13 @@ serve(rpc={"pids": lambda: [os.getpid(), child.pid, daemon], "die": lambda: os._
 """
 
 
+def _two_sleeping(runtime: int) -> list[int] | None:
+    """Return the processes that became ``sleep``, once there are two."""
+    below = psutil.Process(runtime).children(recursive=True)
+    found = [process.pid for process in below if process.name() == "sleep"]
+    return found if len(found) == 2 else None
+
+
 def test_killed_node_leaves_no_orphan(runtime_root: Path, tmp_path: Path) -> None:
     import hashlib
 
@@ -188,10 +196,8 @@ def test_killed_node_leaves_no_orphan(runtime_root: Path, tmp_path: Path) -> Non
     ) as node:
         assert node.stdout is not None
         runtime, app = map(int, node.stdout.readline().split())
-        below = psutil.Process(runtime).children(recursive=True)
-        sleeping = [process.pid for process in below if process.name() == "sleep"]
+        sleeping = wait_until(lambda: _two_sleeping(runtime), timeout=5)
         node.kill()
-    assert len(sleeping) == 2
     for pid in (runtime, app, *sleeping):
         assert gone(pid), pid
 

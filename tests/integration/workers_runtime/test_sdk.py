@@ -53,12 +53,14 @@ class Color(enum.Enum):
 class Point:
     x: int
     at: dt.date
+class Broken:
+    def __json__(self): raise AttributeError("half made")
 def good():
     return [dt.datetime(2025, 1, 2, 3, 4, 5, tzinfo=dt.UTC), dt.date(2025, 1, 2),
             uuid.UUID(int=1), decimal.Decimal("1.50"), Color.RED, Point(1, dt.date(2025, 1, 2)),
             {1}, (1, 2), b"abc"]
 serve(rpc={"good": good, "bad": lambda: object(), "nan": lambda: float("nan"),
-           "nothing": lambda: None})
+           "broken": lambda: Broken(), "nothing": lambda: None})
 """
 
 ERRORS = """
@@ -126,7 +128,7 @@ def test_results(rig: Rig) -> None:
         "YWJj",
     ]
     assert rig.rpc("nothing") is None
-    for method in ("bad", "nan"):
+    for method in ("bad", "nan", "broken"):
         assert rig.failure(method).message == "result is not JSON serialisable"
 
 

@@ -29,7 +29,8 @@ def dump(value: object) -> bytes:
         text = json.dumps(
             value, default=_convert, separators=(",", ":"), ensure_ascii=False, allow_nan=False
         )
-    except (TypeError, ValueError, RecursionError):
+    except Exception:
+        # An author's ``__json__`` may raise anything.
         raise NotSerialisable from None
     return text.encode("utf-8", "replace")
 
