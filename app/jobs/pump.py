@@ -205,7 +205,7 @@ class JobPump:
         return batches
 
     def _add(self, lane: Lane, batch: TakenBatch) -> None:
-        """Leave claimed jobs to the thread that hands them out, which is slower for a single one."""
+        """Queue claimed jobs for the thread that hands them out; hand out a lone one here."""
         now = time.monotonic()
         with self._lock:
             lane.more = not batch.exhausted

@@ -101,7 +101,11 @@ class Stack:
     def kill(self, name: str, number: int = signal.SIGKILL) -> None:
         """Send a signal to a process; SIGKILL and SIGTERM also wait for its end."""
         process = self.processes[name]
+        # Without its parent, gunicorn's worker would answer on the port for another second.
+        workers = process.children() if name == "web" and number == signal.SIGKILL else []
         process.send_signal(number)
+        for worker in workers:
+            worker.kill()
         if number in {signal.SIGKILL, signal.SIGTERM}:
             process.wait(30)
             del self.processes[name]

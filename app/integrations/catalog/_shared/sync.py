@@ -60,7 +60,8 @@ def connect(call: Call, handle: str, source: Source) -> JSONObject:
     Raises:
         ServiceError: the service refuses or cannot be reached.
     """
-    begun = call.ctx.sql(
+    begun = sql(
+        call.ctx,
         "INSERT INTO sync_cursors (connection_id, user_id, handle, status) VALUES ($1, $2, $3, 'new')"
         " ON CONFLICT (connection_id) DO UPDATE SET"
         " handle = excluded.handle, enabled = true, throttle_count = 0, throttle_after = NULL"
@@ -73,8 +74,10 @@ def connect(call: Call, handle: str, source: Source) -> JSONObject:
 
 def disconnect(call: Call) -> JSONObject:
     """Stop synchronising the call's connection; what was copied stays."""
-    call.ctx.sql(
-        "UPDATE sync_cursors SET enabled = false WHERE connection_id = $1", [call.connection_id]
+    sql(
+        call.ctx,
+        "UPDATE sync_cursors SET enabled = false WHERE connection_id = $1",
+        [call.connection_id],
     )
     return {"ok": True}
 
@@ -120,7 +123,8 @@ def _run(call: Call, source: Source, seconds: float) -> bool:
         failure = ServiceError(UNKNOWN, f"the copies could not be stored: {exc}")
         _failed(call, row, failure)
         raise failure from None
-    call.ctx.sql(
+    sql(
+        call.ctx,
         "UPDATE sync_cursors SET status = $2, last_synced_at = now(), throttle_count = 0,"
         " throttle_after = NULL, last_error = NULL WHERE id = $1",
         [row["id"], "active" if caught_up else "syncing"],
@@ -129,7 +133,8 @@ def _run(call: Call, source: Source, seconds: float) -> bool:
 
 
 def _row(call: Call) -> JSONObject | None:
-    found: JSONObject | None = call.ctx.sql(
+    found: JSONObject | None = sql(
+        call.ctx,
         "SELECT id, user_id, enabled, cursor, throttle_count, last_error,"
         " (EXTRACT(EPOCH FROM throttle_after) * 1000)::float8 AS until"
         " FROM sync_cursors WHERE connection_id = $1",
@@ -172,7 +177,8 @@ def _failed(call: Call, row: JSONObject, exc: ServiceError) -> None:
     until = exc.retry_after or int((time.time() + min(30 * 2**count, MAX_BACKOFF_S)) * 1000)
     # A rejected login is renewed by its user or by the platform: no reason to wait then.
     waits = exc.code not in {REJECTED, MISCONFIGURED}
-    call.ctx.sql(
+    sql(
+        call.ctx,
         "UPDATE sync_cursors SET status = 'failed', last_error = $2, throttle_count = $3,"
         " throttle_after = to_timestamp($4::float8 / 1000) WHERE id = $1",
         [row["id"], exc.message[:MAX_TEXT], count, until if waits else None],
@@ -185,15 +191,30 @@ def commit(ctx: Any, work: Callable[[Any], None]) -> None:  # Any: the SDK's ctx
     Raises:
         ServiceError: it stays busy.
     """
+
+    def whole() -> None:
+        with ctx.transaction() as tx:
+            work(tx)
+
+    _patiently(whole)
+
+
+def sql(ctx: Any, statement: str, params: Sequence[Any] = ()) -> Any:  # Any: the SDK's, JSON values
+    """Run a statement and return its result, waiting a little when the platform is busy.
+
+    Raises:
+        ServiceError: it stays busy.
+    """
+    return _patiently(partial(ctx.sql, statement, list(params)))
+
+
+def _patiently(work: Callable[[], Any]) -> Any:  # Any: what the work returns
     for _ in range(TRIES):
         try:
-            with ctx.transaction() as tx:
-                work(tx)
+            return work()
         except HostError as exc:
             if not str(exc).startswith(BUSY):
                 raise
-        else:
-            return
         time.sleep(PAUSE_S)
     raise ServiceError(TEMPORARY, "the platform is busy")
 

@@ -69,7 +69,7 @@ def source(call: Call) -> Iterator[Step]:
 def _begin(call: Call, gmail: Api) -> Page:
     """Note where the history is before anything is listed: nothing falls in between."""
     history = str(gmail.get("/profile")["historyId"])
-    since = call.ctx.sql("SELECT now()").scalar()
+    since = sync.sql(call.ctx, "SELECT now()").scalar()
     return Page({"history": history, "since": since, "page": ""}, more=True)
 
 
@@ -90,7 +90,8 @@ def _listed(call: Call, gmail: Api, cursor: JSONObject) -> Page:
 
 def _unlisted(call: Call, gmail: Api, cursor: JSONObject) -> Page:
     """Look at older copies one by one: a list that shifts while it is read proves nothing."""
-    found = call.ctx.sql(
+    found = sync.sql(
+        call.ctx,
         "SELECT external_id FROM messages WHERE connection_id = $1 AND updated_at < $2"
         " ORDER BY updated_at LIMIT $3",
         [call.connection_id, cursor["since"], AT_ONCE],

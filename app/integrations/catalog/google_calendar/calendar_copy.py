@@ -174,7 +174,7 @@ def _round(call: Call, google_calendar: Api, cursor: JSONObject) -> Page:
 def _calendar(call: Call, google_calendar: Api, cursor: JSONObject) -> Page:
     """Return the next page of events of the calendar whose turn it is."""
     name = cursor["left"][0]
-    state = cursor["calendars"].get(name) or {"since": call.ctx.sql("SELECT now()").scalar()}
+    state = cursor["calendars"].get(name) or {"since": sync.sql(call.ctx, "SELECT now()").scalar()}
     asked = {
         "maxResults": AT_ONCE,
         "syncToken": state.get("token"),

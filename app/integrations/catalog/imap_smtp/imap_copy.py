@@ -125,7 +125,8 @@ def _reconciled(call: Call, server: imaplib.IMAP4, cursor: JSONObject, folder: s
 
 def _copies(call: Call, folder: str) -> dict[str, list[str]]:
     """Return the flags of the folder's copies by their external id."""
-    found = call.ctx.sql(
+    found = sync.sql(
+        call.ctx,
         "SELECT jsonb_object_agg(external_id, coalesce(to_jsonb(flags), '[]')) FROM messages"
         " WHERE connection_id = $1 AND starts_with(external_id, $2)",
         [call.connection_id, f"{folder}:"],
