@@ -13,7 +13,7 @@ import structlog
 from redis import Redis
 from redis.exceptions import RedisError
 
-from app.core.replies import NODE_PREFIX, NODES
+from app.core.nodes import NODE_PREFIX, NODES
 
 log = structlog.get_logger(__name__)
 

@@ -65,13 +65,16 @@ class Homes:
 
     # --- life ------------------------------------------------------------------------------
 
-    def start(self) -> None:
-        """Forget what an earlier process of this name reported, then keep step."""
+    def forget_predecessor(self) -> None:
+        """Forget what an earlier process of this name reported; for the time before ``start``."""
         try:
             with self._platform.uow() as uow:
                 repository.drop_node(uow.session, self._node)
         except SQLAlchemyError as exc:
             log.warning("node_rows_not_dropped", reason=type(exc).__name__)
+
+    def start(self) -> None:
+        """Keep step from now on."""
         self._thread.start()
 
     def stop_taking(self) -> None:

@@ -12,8 +12,8 @@ from app.agents.messages import SweepRuns
 from app.auth.messages import PruneSignIns
 from app.channels import upkeep as channels_upkeep
 from app.core.messaging import Message
+from app.core.nodes import read_nodes
 from app.core.platform import Platform
-from app.core.replies import read_nodes
 from app.core.uow import UnitOfWork
 from app.crons import service as crons_service
 from app.crons.messages import FireCrons, PruneHistory

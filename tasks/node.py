@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import os
 import secrets
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 import structlog
@@ -27,7 +28,6 @@ from app.auth.tokens import mint_access_token
 from app.core.actor import Actor
 from app.core.platform import Platform
 from app.core.wire import Wire
-from app.data.app_sql import AppDatabase
 from app.workers.host import CallOutcome, Conversation, OutcomeKind, Stage
 from config.garbage import settle
 from tasks import base, operations
@@ -39,7 +39,6 @@ from tasks.homes import Homes
 from tasks.outcomes import command_error, outcome_of
 from tasks.outgoing import Outgoing
 from tasks.shortcut import Shortcut
-from tasks.sql_sessions import SQLSessions
 from workers_runtime.client import Reply, RuntimeClient, RuntimeHandlers
 from workers_runtime.confine import hide
 from workers_runtime.node_protocol import Operation, Welcome
@@ -52,6 +51,9 @@ from workers_runtime.protocol import (
     LogEntry,
     WorkerFailure,
 )
+
+if TYPE_CHECKING:
+    from tasks.sql_sessions import SQLSessions
 
 log = structlog.get_logger(__name__)
 
@@ -75,7 +77,8 @@ class Node:
         self.node = name
         self.identity = f"{name}/{secrets.token_hex(6)}"
         self.calls = CallRegister()
-        self.sql = SQLSessions(AppDatabase(platform.settings, platform.engine), self.calls)
+        self._sql: SQLSessions | None = None
+        self._sql_lock = threading.Lock()
         # Nodes of one machine share bundles, environments and the copied interpreter.
         folder = platform.settings.data_dir / "runtime"
         self.catalog = Catalog(platform, folder / "archives")
@@ -123,11 +126,25 @@ class Node:
             ),
         )
 
+    @property
+    def sql(self) -> SQLSessions:
+        """SQL of app processes; its driver is loaded when one first sends some."""
+        with self._sql_lock:
+            if self._sql is None:
+                from app.data.app_sql import AppDatabase
+                from tasks.sql_sessions import SQLSessions
+
+                database = AppDatabase(self.platform.settings, self.platform.engine)
+                self._sql = SQLSessions(database, self.calls)
+            return self._sql
+
     # --- life ------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Start the runtime and take part in the cluster."""
         self.outgoing.start()
+        self.client.launch()
+        self.homes.forget_predecessor()
         # A worker told to stop must not wait for a runtime that cannot start.
         self.client.start(RUNTIME_TIMEOUT_S, meanwhile=maybe_shutdown)
         self.homes.start()
@@ -145,7 +162,8 @@ class Node:
         self._control.shutdown(wait=False, cancel_futures=True)
         self._operations.shutdown(wait=False, cancel_futures=True)
         self._actions.shutdown(wait=False, cancel_futures=True)
-        self.sql.close()
+        if self._sql is not None:
+            self._sql.close()
         self.outgoing.stop()
         log.info("node_stopped", node=self.node)
 

@@ -18,11 +18,11 @@ from marshmallow import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.apps import service as apps_service
+from app.core import database_errors
 from app.core.actor import Actor, Source
 from app.core.errors import AppError, Failed, Forbidden, Invalid, NotFound
 from app.data import service as data_service
 from app.files import service as files_service
-from app.http.errors import translate_database_error
 from app.integrations import service as integrations_service
 from app.jobs import service as jobs_service
 from tasks.calls import OpenCall
@@ -55,7 +55,7 @@ def perform(node: Node, call: OpenCall, message: JSONObject, reply: Reply) -> No
     except ValidationError as exc:
         answer = {"error": str(exc.messages)}
     except SQLAlchemyError as exc:
-        known = translate_database_error(exc, {})
+        known = database_errors.translate(exc, {})
         if known is None:
             log.exception("operation_failed", operation=message.get("type"), app_id=call.app_id)
         answer = {"error": "internal error" if known is None else known.message}

@@ -17,11 +17,10 @@ from sqlalchemy.orm import Session
 from app.apps import service as apps_service
 from app.core.actor import ANONYMOUS, Actor
 from app.core.crypto import VaultError
-from app.core.errors import NotFound, missing_permission
+from app.core.errors import INVALID_CREDENTIAL, NotFound, missing_permission
 from app.core.permissions import Permissions
 from app.core.platform import Platform
 from app.core.replies import Reply
-from app.http.authentication import INVALID
 from app.integrations import service as integrations_service
 from app.workers import callers
 from app.workers.host import CallOutcome, OutcomeKind
@@ -138,7 +137,7 @@ def _actor(session: Session, entry: Call, users: Mapping[UUID, Actor]) -> Actor 
 def _refusal(key: str, actor: Actor | None) -> Refusal | None:
     """Return kind and text of the answer to a caller who may not call the app."""
     if actor is None:
-        return NO_ACCOUNT, INVALID
+        return NO_ACCOUNT, INVALID_CREDENTIAL
     if key == NO_KEY or actor.can(key):
         return None
     return NO_PERMISSION, missing_permission(key).message

@@ -137,6 +137,10 @@ class RuntimeClient:
 
     # --- life ------------------------------------------------------------------------------
 
+    def launch(self) -> None:
+        """Start the runtime without waiting for it; again is a no-op."""
+        self._link.start()
+
     def start(self, timeout_s: float = 15.0, *, meanwhile: Callable[[], None] = _ignore) -> None:
         """Start the runtime and wait until it is connected; again is a no-op.
 
@@ -147,7 +151,7 @@ class RuntimeClient:
         Raises:
             RuntimeError: it did not come up in time (it is still being tried).
         """
-        self._link.start()
+        self.launch()
         until = time.monotonic() + timeout_s
         while not self._up.wait(min(WAIT_STEP_S, max(0.0, until - time.monotonic()))):
             meanwhile()

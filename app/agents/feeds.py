@@ -18,9 +18,9 @@ from redis.exceptions import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.agents import run_repository, runs, streams
+from app.core import sse
 from app.core.live import Inbox, Row, StreamReader, reader_client
 from app.core.platform import Platform
-from app.http import sse
 
 log = structlog.get_logger(__name__)
 

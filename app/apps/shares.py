@@ -24,7 +24,14 @@ from sqlalchemy.orm import Session
 from app.apps import repository, share_repository
 from app.apps.models import PublicShare
 from app.core.actor import ANONYMOUS, Actor
-from app.core.errors import Conflict, Forbidden, Invalid, NotFound, Unauthenticated
+from app.core.errors import (
+    INVALID_CREDENTIAL,
+    Conflict,
+    Forbidden,
+    Invalid,
+    NotFound,
+    Unauthenticated,
+)
 from app.core.ids import is_identifier
 from app.core.permissions import Permissions
 from app.core.uow import UnitOfWork
@@ -202,7 +209,7 @@ def _of_token(session: Session, token: str) -> PublicShare:
     digest = _hash(token)
     found = share_repository.by_token(session, digest)
     if found is None or not hmac.compare_digest(found.token_hash, digest):
-        raise Unauthenticated("invalid or expired token")
+        raise Unauthenticated(INVALID_CREDENTIAL)
     return found
 
 

@@ -24,7 +24,7 @@ from app.auth.passwords import PasswordHasher
 from app.auth.throttle import Throttle
 from app.core.actor import Actor, Kind
 from app.core.clock import utc_now
-from app.core.errors import Forbidden, Invalid, Unauthenticated
+from app.core.errors import INVALID_CREDENTIAL, Forbidden, Invalid, Unauthenticated
 from app.core.ids import SYSTEM_USER_ID
 from app.core.locks import AdvisoryLock, lock
 from app.core.uow import UnitOfWork, UnitOfWorkFactory
@@ -263,7 +263,7 @@ def me(session: Session, actor: Actor) -> Principal:
     """
     user = find_enabled(session, actor.user_id) if actor.user_id is not None else None
     if user is None:
-        raise Unauthenticated("invalid or expired token")
+        raise Unauthenticated(INVALID_CREDENTIAL)
     return user
 
 

@@ -9,9 +9,9 @@ import redis
 
 from app.cli.plan import Plan
 from app.cli.supervisor import Supervisor
-from app.core.replies import NODE_PREFIX
+from app.core.nodes import NODE_PREFIX
 
-PROBE_EVERY_S = 0.1
+PROBE_EVERY_S = 0.04
 WORKER_WAIT_S = 15.0
 
 

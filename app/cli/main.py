@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import sys
 from collections.abc import Mapping
@@ -138,6 +137,8 @@ def version() -> None:
 
 
 def _version() -> str:
+    import importlib.metadata
+
     return importlib.metadata.version(DISTRIBUTION)
 
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Final
+
+INVALID_CREDENTIAL: Final = "invalid or expired token"
+"""Says no more than this, whatever is wrong with a token."""
+
 
 class AppError(Exception):
     """Base of every expected error; its text is written for the client."""

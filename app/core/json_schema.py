@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
-
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import SchemaError, ValidationError, best_match
-from referencing import Registry
-from referencing.exceptions import Unresolvable
+from typing import TYPE_CHECKING, Any
 
 from app.core.errors import Invalid
+
+if TYPE_CHECKING:
+    from jsonschema.exceptions import ValidationError
 
 JSONObject = Mapping[str, Any]  # Any: JSON values
 MAX_RULE_CHARS = 200
@@ -51,6 +49,11 @@ def check(schema: JSONObject, value: Any, label: str) -> None:  # Any: a JSON va
 
 def violation(schema: JSONObject, value: Any) -> tuple[str, str] | None:  # Any: a JSON value
     """Return JSON path and reason of the most telling violation, or None."""
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import SchemaError, best_match
+    from referencing import Registry
+    from referencing.exceptions import Unresolvable
+
     # An empty registry: the library would otherwise fetch a remote ``$ref`` from any address.
     validator = Draft202012Validator(schema, registry=Registry())
     try:

@@ -1,8 +1,7 @@
 """The one way out: HTTP requests to addresses that other people typed in.
 
 A name is resolved once and the connection goes to an address that was checked, so that a name
-cannot be harmless while it is looked at and point inside when it is connected to. httpx has no
-place for that, httpcore (its transport) has.
+cannot be harmless while it is looked at and point inside when it is connected to.
 """
 
 from __future__ import annotations
@@ -10,15 +9,12 @@ from __future__ import annotations
 import ipaddress
 import json
 import socket
-import ssl
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import httpcore
-import httpx
+if TYPE_CHECKING:
+    import httpx
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -87,40 +83,27 @@ class Outgoing:
         Raises:
             OutgoingError: the URL or the address is not allowed, or the request failed.
         """
+        from app.core import pinned
+
         target = _target(url, loopback=loopback)
-        deadline = time.monotonic() + timeout_s
         here = loopback and target.host in LOOPBACK_HOSTS
-        backend = _PinnedBackend(Guard(self.networks, here=here), deadline)
         sent = {"Accept": "application/json", "User-Agent": USER_AGENT, **(headers or {})}
         try:
-            with (
-                httpcore.ConnectionPool(
-                    ssl_context=_tls(), max_connections=1, network_backend=backend
-                ) as pool,
-                pool.stream(
-                    method,
-                    _core_url(target),
-                    headers=[("Host", target.netloc.decode("ascii")), *sent.items()],
-                    content=body or None,
-                    extensions={"timeout": dict.fromkeys(_TIMEOUTS, timeout_s)},
-                ) as response,
-            ):
+            with pinned.request(
+                method,
+                target,
+                headers=sent,
+                body=body,
+                timeout_s=timeout_s,
+                addresses=Guard(self.networks, here=here).allowed,
+            ) as response:
                 return Answer(
                     response.status,
                     {k.decode().lower(): v.decode("latin-1") for k, v in response.headers},
                     _read(response.iter_stream(), max_bytes),
                 )
-        except (*_CORE_ERRORS, OSError, ssl.SSLError, ValueError) as exc:
+        except (*pinned.ERRORS, OSError, ValueError) as exc:
             raise OutgoingError(f"{method} to {target.host} failed: {exc!r}") from exc
-
-
-_TIMEOUTS = ("connect", "read", "write", "pool")
-_CORE_ERRORS = (
-    httpcore.TimeoutException,
-    httpcore.NetworkError,
-    httpcore.ProtocolError,
-    httpcore.UnsupportedProtocol,
-)
 
 
 def check_url(url: str, *, loopback: bool) -> str:
@@ -143,6 +126,8 @@ def is_loopback_host(host: str) -> bool:
 
 
 def _target(url: str, *, loopback: bool) -> httpx.URL:
+    import httpx
+
     try:
         target = httpx.URL(url)
     except (httpx.InvalidURL, ValueError) as exc:
@@ -155,15 +140,6 @@ def _target(url: str, *, loopback: bool) -> httpx.URL:
     return target
 
 
-def _core_url(target: httpx.URL) -> httpcore.URL:
-    return httpcore.URL(
-        scheme=target.raw_scheme,
-        host=target.raw_host,
-        port=target.port,
-        target=target.raw_path,
-    )
-
-
 def _read(chunks: Iterable[bytes], max_bytes: int) -> bytes:
     body = bytearray()
     for chunk in chunks:
@@ -171,11 +147,6 @@ def _read(chunks: Iterable[bytes], max_bytes: int) -> bytes:
         if len(body) > max_bytes:
             raise OutgoingError(f"answer is larger than {max_bytes} bytes")
     return bytes(body)
-
-
-@cache
-def _tls() -> ssl.SSLContext:
-    return ssl.create_default_context()
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,68 +191,3 @@ def _innermost(address: IPAddress) -> IPAddress:
     if address in NAT64:
         return ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF)
     return address.ipv4_mapped or address.sixtofour or address
-
-
-class _PinnedBackend(httpcore.NetworkBackend):
-    """Resolves, checks and connects in one step; everything ends at one deadline."""
-
-    def __init__(self, guard: Guard, deadline: float) -> None:
-        self._guard = guard
-        self._deadline = deadline
-        self._sockets = httpcore.SyncBackend()
-
-    def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
-    ) -> httpcore.NetworkStream:
-        failure: Exception | None = None
-        for address in self._guard.allowed(host, port):
-            try:
-                stream = self._sockets.connect_tcp(
-                    address, port, _left(self._deadline), local_address, socket_options
-                )
-            except (httpcore.ConnectError, httpcore.ConnectTimeout) as exc:
-                failure = exc
-            else:
-                return _TimedStream(stream, self._deadline)
-        raise failure or httpcore.ConnectError("no address")
-
-
-class _TimedStream(httpcore.NetworkStream):
-    """A connection whose every wait ends at the deadline, so that drips do not prolong it."""
-
-    def __init__(self, stream: httpcore.NetworkStream, deadline: float) -> None:
-        self._stream = stream
-        self._deadline = deadline
-
-    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self._stream.read(max_bytes, _left(self._deadline))
-
-    def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self._stream.write(buffer, _left(self._deadline))
-
-    def close(self) -> None:
-        self._stream.close()
-
-    def start_tls(
-        self,
-        ssl_context: ssl.SSLContext,
-        server_hostname: str | None = None,
-        timeout: float | None = None,
-    ) -> httpcore.NetworkStream:
-        secured = self._stream.start_tls(ssl_context, server_hostname, _left(self._deadline))
-        return _TimedStream(secured, self._deadline)
-
-    def get_extra_info(self, info: str) -> Any:  # Any: httpcore's signature
-        return self._stream.get_extra_info(info)
-
-
-def _left(deadline: float) -> float:
-    seconds = deadline - time.monotonic()
-    if seconds <= 0:
-        raise httpcore.ReadTimeout("deadline reached")
-    return seconds

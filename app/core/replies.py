@@ -15,11 +15,10 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
 
 import structlog
 from redis import Redis
@@ -27,13 +26,12 @@ from redis.exceptions import RedisError, ResponseError
 
 from app.core.errors import NotReady
 from app.core.messaging import Queue
+from app.core.nodes import read_nodes
 from app.core.wire import Wire
 
 log = structlog.get_logger(__name__)
 
-NODES = "nodes"
 KEY_PREFIX = "replies:"
-NODE_PREFIX = "node:"
 POLL_S = 0.5
 DOWN_AFTER_S = 1.0
 BATCH = 500
@@ -326,21 +324,3 @@ class Replies:
     def _fail_all(self, reason: Silence) -> None:
         for question in list(self._questions.values()):
             question.fail(reason)
-
-
-def read_nodes(redis: Redis) -> Mapping[str, str]:
-    """Return the live nodes: name to boot id."""
-    members: Any = redis.smembers(NODES)  # Any: redis-py's union of sync and async
-    names = sorted(_text(member) for member in members)
-    if not names:
-        return {}
-    values: Any = redis.mget([NODE_PREFIX + name for name in names])  # Any: as above
-    found = {n: _text(v) for n, v in zip(names, values, strict=True) if v is not None}
-    gone = [name for name in names if name not in found]
-    if gone:
-        redis.srem(NODES, *gone)
-    return found
-
-
-def _text(value: bytes | str) -> str:
-    return value if isinstance(value, str) else value.decode()

@@ -53,4 +53,6 @@ class Query(View):
     @blp.doc(summary="Run one SELECT; at most 500 rows are returned")
     def post(self, body: dict[str, Any]) -> dict[str, Any]:  # Any: JSON values
         """Return columns and rows."""
-        return browser.select(self.platform, statement=body["sql"], schema=body["schema"])
+        from app.data import selects
+
+        return selects.run(self.platform, statement=body["sql"], schema=body["schema"])

@@ -17,7 +17,7 @@ from flask_jwt_extended.exceptions import JWTExtendedException
 from sqlalchemy.orm import Session
 
 from app.core.actor import Actor
-from app.core.errors import Forbidden, Unauthenticated
+from app.core.errors import INVALID_CREDENTIAL, Forbidden, Unauthenticated
 from app.core.permissions import Permissions
 
 ActorLoader = Callable[[Session, UUID], Actor | None]
@@ -25,7 +25,6 @@ ActorRecaller = Callable[[UUID], Actor | None]
 
 Claims = tuple[UUID, str, str | None]  # subject, e-mail, the app it is limited to
 
-INVALID = "invalid or expired token"
 KEPT_TOKENS = 4096
 
 _verified: dict[tuple[str, str], tuple[Claims, float]] = {}
@@ -41,7 +40,7 @@ def authenticate(request: Request, session: Session, load_actor: ActorLoader) ->
     user_id, email, scope = _read_token(request)
     actor = load_actor(session, user_id)
     if actor is None:
-        raise Unauthenticated(INVALID)
+        raise Unauthenticated(INVALID_CREDENTIAL)
     actor = replace(actor, email=email)
     return actor if scope is None else _limited(actor, scope, request.path)
 
@@ -87,7 +86,7 @@ def _read_token(request: Request) -> Claims:
         return known[0]
     header = request.authorization
     if header is None or header.type != "bearer" or not header.token:
-        raise Unauthenticated(INVALID)
+        raise Unauthenticated(INVALID_CREDENTIAL)
     claims, expires_at = _verify(header.token)
     if len(_verified) >= KEPT_TOKENS:
         _verified.clear()
@@ -102,12 +101,12 @@ def _verify(token: str) -> tuple[Claims, float]:
         email = claims["email"]
         user_id = UUID(claims["sub"])
     except (jwt.PyJWTError, JWTExtendedException, KeyError, ValueError, TypeError) as exc:
-        raise Unauthenticated(INVALID) from exc
+        raise Unauthenticated(INVALID_CREDENTIAL) from exc
     scope = claims.get("app")
     if not (isinstance(email, str) and email and isinstance(scope, str | None)):
-        raise Unauthenticated(INVALID)
+        raise Unauthenticated(INVALID_CREDENTIAL)
     if "exp" not in claims:
-        raise Unauthenticated(INVALID)
+        raise Unauthenticated(INVALID_CREDENTIAL)
     return (user_id, email, scope), float(claims["exp"])
 
 

@@ -5,21 +5,19 @@ Source: REST contract part 10, section 1.2.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import structlog
 from flask import Flask, Response, jsonify
 from marshmallow import ValidationError
-from sqlalchemy.exc import IntegrityError, InterfaceError, OperationalError, SQLAlchemyError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.exceptions import HTTPException
 
 from app.core import errors
+from app.core.database_errors import NUL_TEXT, ConstraintErrors, translate
 
 log = structlog.get_logger(__name__)
-
-ConstraintErrors = Mapping[str, Callable[[], errors.AppError]]
 
 STATUS: tuple[tuple[type[errors.AppError], int], ...] = (
     (errors.Invalid, 400),
@@ -51,12 +49,6 @@ FIELD_TEXTS = {
     "Not a valid datetime.": "must be a timestamp",
     "Not a valid URL.": "must be a URL",
 }
-NUL_TEXT = "text must not contain the character U+0000"
-STATES: Mapping[str, tuple[type[errors.AppError], str]] = {
-    "57014": (errors.Failed, "statement timed out"),
-    "22P05": (errors.Invalid, NUL_TEXT),
-}
-CONNECTION_CLASSES = ("08", "57P")
 
 
 def answer(text: str, status: int, headers: Mapping[str, str] | None = None) -> Response:
@@ -76,7 +68,7 @@ def register(app: Flask, constraints: ConstraintErrors) -> None:
     """
 
     def database_error(exc: SQLAlchemyError) -> Response:
-        translated = translate_database_error(exc, constraints)
+        translated = translate(exc, constraints)
         return unexpected(exc) if translated is None else app_error(translated)
 
     app.register_error_handler(errors.AppError, app_error)
@@ -128,29 +120,6 @@ def field_text(messages: Any, path: str = "") -> str:  # Any: marshmallow's nest
     if known is None:
         return str(first)
     return f"field '{path}' {known}" if path else "request body must be a JSON object"
-
-
-def translate_database_error(
-    exc: SQLAlchemyError, constraints: ConstraintErrors
-) -> errors.AppError | None:
-    """Return what a database error means to the client; None for a bug of ours."""
-    if isinstance(exc, PoolTimeout):
-        return errors.NotReady("database not available")
-    original: Any = getattr(exc, "orig", None)  # Any: psycopg2's errors are untyped
-    if isinstance(original, ValueError) and "NUL" in str(original):
-        return errors.Invalid(NUL_TEXT)
-    if isinstance(exc, IntegrityError):
-        make = constraints.get(original.diag.constraint_name or "")
-        return None if make is None else make()
-    state = getattr(original, "pgcode", None) or ""
-    if state in STATES:
-        kind, text = STATES[state]
-        return kind(text)
-    if isinstance(exc, OperationalError | InterfaceError) and (
-        exc.connection_invalidated or not state or state.startswith(CONNECTION_CLASSES)
-    ):
-        return errors.NotReady("database not available")
-    return None
 
 
 def unexpected(exc: Exception) -> Response:

@@ -14,9 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
-from authlib.oauth2.rfc6749.parameters import prepare_grant_uri
-from authlib.oauth2.rfc7636 import create_s256_code_challenge
-
 from app.core.outgoing import Outgoing, OutgoingError, is_loopback_host
 from app.integrations.installed import Integration
 
@@ -57,6 +54,9 @@ class OAuthClient:
 
     def authorization_url(self, *, callback: str, state: str, verifier: str) -> str:
         """Return where to send the browser."""
+        from authlib.oauth2.rfc6749.parameters import prepare_grant_uri
+        from authlib.oauth2.rfc7636 import create_s256_code_challenge
+
         extra = {name: str(value) for name, value in (self.rules.get("extraParams") or {}).items()}
         url: str = prepare_grant_uri(
             self._url("authorizeUrl"),

@@ -17,7 +17,7 @@ from redis.exceptions import RedisError
 
 from app.core import celery_wire
 from app.core.messaging import Message, Publisher
-from app.core.replies import NODES
+from app.core.nodes import NODES
 from app.jobs.messages import TakeTurn
 
 PREFIX = "turns:"

@@ -17,8 +17,8 @@ from sqlalchemy.orm import Session
 
 from app.apps import service as apps_service
 from app.core.errors import AppError, Invalid, NotFound
+from app.core.nodes import read_nodes
 from app.core.platform import Platform
-from app.core.replies import read_nodes
 from app.data import service as data_service
 from app.workers import repository
 from app.workers import service as workers_service

@@ -18,11 +18,11 @@ from typing import Any, Final
 from redis import Redis
 from redis.exceptions import RedisError
 
+from app.core import sse
 from app.core.clock import rfc3339
 from app.core.errors import Invalid, NotReady
 from app.core.live import Inbox, Row, StreamReader
 from app.core.platform import Platform
-from app.http import sse
 from workers_runtime.protocol import LogEntry
 
 KEY_PREFIX: Final = "logs:"

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 
-from tests.bench import agents, cron_peers, data, install, jobs, live, outage, pgmq, rpc
+from tests.bench import agents, cron_peers, data, install, jobs, live, outage, pgmq, rpc, start
 from tests.bench.rounds import FULL, SHORT
 
 ORACLES = {"pgmq": pgmq.main, "cron": cron_peers.compare, "outage": outage.main}
@@ -27,6 +27,7 @@ def main(arguments: list[str]) -> None:
         "Q5": partial(data.main, rounds),
         "A1": agents.main,
         "install": install.main,
+        "start": partial(start.main, rounds),
         **{name: partial(run, rounds) for name, run in ORACLES.items()},
     }
     unknown = set(wanted) - set(measures)

@@ -33,19 +33,33 @@ from workers_runtime.confine import die_with_parent
 
 ROOT = Path(__file__).parents[2]
 GUNICORN, CELERY = "gunicorn", "celery"
+# What the processes would load with the first request that needs it.
+LATER = [
+    "app.auth.oidc.id_tokens",
+    "app.core.pinned",
+    "app.data.selects",
+    "authlib.oauth2.auth",
+    "jsonschema",
+]
 # What the processes load themselves, but for the modules that read the environment.
 MODULES = {
-    GUNICORN: ["app.bootstrap", "app.factory", "gunicorn.app.wsgiapp", "gunicorn.workers.ggevent"],
-    CELERY: [
+    GUNICORN: [
+        *LATER,
         "app.bootstrap",
+        "app.factory",
+        "gunicorn.app.wsgiapp",
+        "gunicorn.workers.ggevent",
+    ],
+    CELERY: [
+        *LATER,
         "celery.apps.beat",
         "celery.apps.worker",
         "celery.bin.celery",
         "celery.concurrency.thread",
+        "tasks.assembly",
         "tasks.consumer",
-        "tasks.jobs",
-        "tasks.registry",
         "tasks.scheduler",
+        "tasks.sql_sessions",
     ],
 }
 ENTRIES = {GUNICORN: ("gunicorn.app.wsgiapp", "run"), CELERY: ("celery.__main__", "main")}

@@ -16,7 +16,7 @@ from app.auth import repository as users
 from app.auth.events import UserCreated
 from app.auth.models import OIDCProvider, User
 from app.auth.oidc import repository
-from app.auth.oidc.client import Claims
+from app.auth.oidc.rules import Claims
 from app.core.actor import Kind
 from app.core.errors import Forbidden, Invalid, Unauthenticated
 from app.core.uow import UnitOfWork

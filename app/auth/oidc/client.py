@@ -5,38 +5,28 @@ Source: REST contract part 10, section 6.5; OpenID Connect Core 1.0 and Discover
 
 from __future__ import annotations
 
-import hmac
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 import structlog
-from authlib.oauth2.auth import ClientAuth
-from authlib.oauth2.rfc6749.parameters import prepare_grant_uri
-from authlib.oauth2.rfc7636 import create_s256_code_challenge
-from joserfc import jwk, jws, jwt
-from joserfc.errors import JoseError
 
-from app.auth.oidc.rules import is_local_issuer
+from app.auth.oidc.rules import ALGORITHMS, Claims, is_local_issuer
 from app.core.errors import Failed, Unauthenticated
 from app.core.outgoing import Outgoing, OutgoingError
 
-log = structlog.get_logger(__name__)
+if TYPE_CHECKING:
+    from joserfc.jwk import Key
 
-Claims = Mapping[str, Any]  # Any: JSON values
+    from app.auth.oidc.id_tokens import Keys
+
+log = structlog.get_logger(__name__)
 
 CACHE_S = 3600
 KEYS_REFETCH_S = 60
-LEEWAY_S = 60
-KEY_TYPES = {"RS": "RSA", "PS": "RSA", "ES": "EC", "Ed": "OKP"}
-ALGORITHMS = (
-    *("RS256", "RS384", "RS512"),
-    *("PS256", "PS384", "PS512"),
-    *("ES256", "ES384", "ES512"),
-    "EdDSA",
-)
 REJECTED = "id_token was rejected"
 WELL_KNOWN = "/.well-known/openid-configuration"
 
@@ -69,8 +59,8 @@ class Metadata:
 
 
 @dataclass(slots=True)
-class _Keys:
-    by_kid: Mapping[str | None, Sequence[jwk.Key]]
+class _Kept:
+    keys: Keys
     fetched_at: float
 
 
@@ -82,7 +72,7 @@ class ProviderClient:
         self._outgoing = outgoing
         self._now = now
         self._metadata: dict[str, tuple[float, Metadata]] = {}
-        self._keys: dict[str, _Keys] = {}
+        self._keys: dict[str, _Kept] = {}
 
     def forget(self, issuer_url: str) -> None:
         """Drop what is cached of an issuer."""
@@ -141,6 +131,9 @@ class ProviderClient:
         Raises:
             Failed: the provider cannot be reached.
         """
+        from authlib.oauth2.rfc6749.parameters import prepare_grant_uri
+        from authlib.oauth2.rfc7636 import create_s256_code_challenge
+
         metadata = self.discover(registration.issuer_url)
         url: str = prepare_grant_uri(
             metadata.authorization_endpoint,
@@ -195,49 +188,50 @@ class ProviderClient:
             Unauthenticated: any rule of section 6.5 is violated.
             Failed: metadata or keys cannot be loaded.
         """
+        from app.auth.oidc import id_tokens
+
         metadata = self.discover(registration.issuer_url)
         try:
-            claims = self._signed_claims(metadata, id_token)
-            _claims_registry(registration).validate(dict(claims))
-            _check_party_and_nonce(claims, registration.client_id, nonce)
-        except (JoseError, ValueError, TypeError, KeyError, AttributeError) as exc:
+            claims = id_tokens.signed_claims(
+                id_token, allowed=metadata.algorithms, key=partial(self._key, metadata)
+            )
+            id_tokens.check(
+                claims,
+                issuer_url=registration.issuer_url,
+                client_id=registration.client_id,
+                nonce=nonce,
+            )
+        except id_tokens.FAULTS as exc:
             log.info("oidc_token_rejected", provider=registration.provider_id, reason=repr(exc))
             raise Unauthenticated(REJECTED) from exc
         return claims
 
-    def _signed_claims(self, metadata: Metadata, id_token: str) -> Claims:
-        lenient = jws.JWSRegistry(algorithms=list(ALGORITHMS), strict_check_header=False)
-        header = jws.extract_compact(id_token.encode(), registry=lenient).headers()
-        algorithm = header.get("alg")
-        if algorithm not in metadata.algorithms:
-            raise ValueError(f"algorithm {algorithm!r} is not allowed")
-        key = self._key(metadata, header.get("kid"), KEY_TYPES[algorithm[:2]])
-        return jwt.decode(id_token, key, algorithms=[algorithm], registry=lenient).claims
-
-    def _key(self, metadata: Metadata, kid: object, key_type: str) -> jwk.Key:
-        keys = self._current_keys(metadata)
-        found = _choose(keys, kid, key_type)
-        if found is None and self._now() - keys.fetched_at >= KEYS_REFETCH_S:
-            found = _choose(self._fetch_keys(metadata), kid, key_type)
+    def _key(self, metadata: Metadata, kid: object, key_type: str) -> Key:
+        kept = self._current_keys(metadata)
+        found = kept.keys.choose(kid, key_type)
+        if found is None and self._now() - kept.fetched_at >= KEYS_REFETCH_S:
+            found = self._fetch_keys(metadata).keys.choose(kid, key_type)
         if found is None:
             raise ValueError("no such key")
         return found
 
-    def _current_keys(self, metadata: Metadata) -> _Keys:
+    def _current_keys(self, metadata: Metadata) -> _Kept:
         kept = self._keys.get(metadata.issuer)
         if kept is not None and self._now() - kept.fetched_at < CACHE_S:
             return kept
         return self._fetch_keys(metadata)
 
-    def _fetch_keys(self, metadata: Metadata) -> _Keys:
+    def _fetch_keys(self, metadata: Metadata) -> _Kept:
+        from app.auth.oidc.id_tokens import Keys
+
         try:
             found = self._get(metadata.jwks_uri, metadata.issuer)
         except OutgoingError as exc:
             log.warning("oidc_keys_failed", reason=str(exc))
             raise Failed("identity provider not reachable") from exc
-        keys = _Keys(_import_keys(found.get("keys")), self._now())
-        self._keys[metadata.issuer] = keys
-        return keys
+        kept = _Kept(Keys(found.get("keys")), self._now())
+        self._keys[metadata.issuer] = kept
+        return kept
 
     def _get(self, url: str, issuer_url: str) -> Mapping[str, Any]:
         answer = self._outgoing.request("GET", url, loopback=is_local_issuer(issuer_url))
@@ -248,6 +242,8 @@ class ProviderClient:
     def _post_form(
         self, registration: Registration, metadata: Metadata, form: Mapping[str, str]
     ) -> Mapping[str, Any]:
+        from authlib.oauth2.auth import ClientAuth
+
         method = "none"
         if registration.client_secret is not None:
             offered = metadata.token_auth_methods or ("client_secret_basic",)
@@ -286,52 +282,3 @@ def _object(value: object) -> Mapping[str, Any]:
     if not isinstance(value, dict):
         raise OutgoingError("answer is no JSON object")
     return value
-
-
-def _import_keys(found: object) -> Mapping[str | None, Sequence[jwk.Key]]:
-    """Return usable public keys by key id; what cannot be read is skipped, as RFC 7517 asks."""
-    by_kid: dict[str | None, list[jwk.Key]] = {}
-    for entry in found if isinstance(found, list) else ():
-        if not isinstance(entry, dict) or entry.get("kty") not in KEY_TYPES.values():
-            continue
-        if entry.get("use", "sig") != "sig":
-            continue
-        try:
-            key = jwk.import_key(entry)
-        except (JoseError, ValueError, TypeError, KeyError):
-            continue
-        kid = entry.get("kid")
-        by_kid.setdefault(kid if isinstance(kid, str) else None, []).append(key)
-    return by_kid
-
-
-def _choose(keys: _Keys, kid: object, key_type: str) -> jwk.Key | None:
-    if kid is None:
-        every = [key for group in keys.by_kid.values() for key in group]
-        fitting = [key for key in every if key.key_type == key_type]
-        return fitting[0] if len(fitting) == 1 else None
-    group = keys.by_kid.get(kid, ()) if isinstance(kid, str) else ()
-    return next((key for key in group if key.key_type == key_type), None)
-
-
-def _claims_registry(registration: Registration) -> jwt.JWTClaimsRegistry:
-    return jwt.JWTClaimsRegistry(
-        leeway=LEEWAY_S,
-        iss={"essential": True, "value": registration.issuer_url},
-        aud={"essential": True, "value": registration.client_id},
-        sub={"essential": True},
-        exp={"essential": True},
-        iat={"essential": True},
-    )
-
-
-def _check_party_and_nonce(claims: Claims, client_id: str, nonce: str | None) -> None:
-    audience = claims["aud"]
-    if isinstance(audience, list) and len(audience) > 1 and claims.get("azp") != client_id:
-        raise ValueError("azp is not our client id")
-    if "\0" in claims["sub"]:
-        raise ValueError("sub contains U+0000")
-    if nonce is not None and not hmac.compare_digest(
-        str(claims.get("nonce", "")).encode(), nonce.encode()
-    ):
-        raise ValueError("nonce differs")

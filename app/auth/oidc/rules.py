@@ -7,16 +7,26 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Any
 from urllib.parse import SplitResult, urlencode, urlsplit, urlunsplit
 
 from app.core.errors import Invalid
 from app.core.outgoing import LOOPBACK_HOSTS, is_loopback_host
+
+Claims = Mapping[str, Any]  # Any: JSON values
 
 PROVIDER_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 RESERVED_IDS = frozenset({"providers", "callback", "token-exchange"})
 # Browsers read a backslash as a slash and drop tabs and line ends; urllib does neither.
 SAFE_URL = re.compile(r"[!-\[\]-~]+")
 DEFAULT_PORTS = {"http": 80, "https": 443}
+# Of signatures of ID tokens.
+ALGORITHMS = (
+    *("RS256", "RS384", "RS512"),
+    *("PS256", "PS384", "PS512"),
+    *("ES256", "ES384", "ES512"),
+    "EdDSA",
+)
 
 
 def check_provider_id(text: str) -> None:

@@ -16,7 +16,8 @@ from app.auth import service as accounts_service
 from app.auth.delivery import NONCE, Delivery, begin_session
 from app.auth.models import OIDCState
 from app.auth.oidc import accounts, providers, repository, rules
-from app.auth.oidc.client import Claims, ProviderClient, Registration
+from app.auth.oidc.client import ProviderClient, Registration
+from app.auth.oidc.rules import Claims
 from app.auth.service import NONCE_TTL, STATE_TTL, Tokens
 from app.core.clock import utc_now
 from app.core.crypto import Cipher, digest

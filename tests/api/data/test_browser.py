@@ -5,7 +5,7 @@ Source: REST contract part 20, section 13.
 
 import pytest
 
-from app.data import browser
+from app.data import selects
 from tests.support.api import error
 
 QUERY = "/db/query"
@@ -126,12 +126,12 @@ def test_nothing_is_left_behind_and_few_run_at_once(probe, monkeypatch):
     select(probe, "SELECT pg_advisory_lock(1)")
     sessions = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'trellis-browser'"
     assert select(probe, sessions)["rows"] == [[1]]
-    for _ in range(browser.AT_ONCE):
-        browser._room.acquire()
+    for _ in range(selects.AT_ONCE):
+        selects._room.acquire()
     try:
         refused = (503, "too many concurrent queries; retry")
         assert error(probe.post(QUERY, {"sql": "SELECT 1"})) == refused
     finally:
-        browser._room.release(browser.AT_ONCE)
-    monkeypatch.setattr(browser, "LIMIT_S", 1)
+        selects._room.release(selects.AT_ONCE)
+    monkeypatch.setattr(selects, "LIMIT_S", 1)
     assert error(probe.post(QUERY, {"sql": "SELECT pg_sleep(30)"})) == (500, "statement timed out")

@@ -6,9 +6,9 @@ import threading
 import time
 from contextlib import contextmanager
 
+import httpcore
 import pytest
 
-from app.core import outgoing
 from app.core.outgoing import Outgoing, OutgoingError, is_loopback_host
 
 
@@ -137,10 +137,10 @@ def test_a_name_is_resolved_once_and_the_checked_address_is_connected_to(monkeyp
 
     def connect(self, host, port, *_rest):
         connected.append((host, port))
-        raise outgoing.httpcore.ConnectError("not in a test")
+        raise httpcore.ConnectError("not in a test")
 
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
-    monkeypatch.setattr(outgoing.httpcore.SyncBackend, "connect_tcp", connect)
+    monkeypatch.setattr(httpcore.SyncBackend, "connect_tcp", connect)
     with pytest.raises(OutgoingError):
         Outgoing().request("GET", "https://sso.acme.test/x")
     assert (asked, connected) == (["sso.acme.test"], [("93.184.215.14", 443)])
@@ -151,9 +151,9 @@ def test_networks_an_operator_allows(monkeypatch):
 
     def connect(self, host, port, *_rest):
         connected.append(host)
-        raise outgoing.httpcore.ConnectError("not in a test")
+        raise httpcore.ConnectError("not in a test")
 
-    monkeypatch.setattr(outgoing.httpcore.SyncBackend, "connect_tcp", connect)
+    monkeypatch.setattr(httpcore.SyncBackend, "connect_tcp", connect)
     client = Outgoing((ipaddress.ip_network("10.0.0.0/8"),))
     for url in ("https://10.1.2.3/", "https://192.168.1.1/"):
         with pytest.raises(OutgoingError):

@@ -1,4 +1,4 @@
-from app.http.sse import event
+from app.core.sse import event
 
 
 def test_an_event_is_one_data_line_and_an_empty_line():
