@@ -29,7 +29,6 @@ from app.core.actor import Actor
 from app.core.platform import Platform
 from app.core.wire import Wire
 from app.workers.host import CallOutcome, Conversation, OutcomeKind, Stage
-from config.garbage import settle
 from tasks import base, operations
 from tasks.calls import CallRegister, OpenCall
 from tasks.catalog import Catalog
@@ -149,7 +148,6 @@ class Node:
         self.client.start(RUNTIME_TIMEOUT_S, meanwhile=maybe_shutdown)
         self.homes.start()
         self._heartbeat.start()
-        settle()
         log.info("node_started", node=self.node, runtime_pid=self.client.pid)
 
     def stop(self) -> None:
