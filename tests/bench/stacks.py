@@ -7,13 +7,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import httpx
 import psycopg2
+from psycopg2.errors import InsufficientPrivilege
 from sqlalchemy import make_url
 
 from app.embedded.options import ServerOptions
@@ -21,7 +23,7 @@ from app.embedded.redis import EmbeddedRedis
 from app.embedded.servers import temporary_servers, temporary_state_dir
 from tests.acceptance.conftest import archive
 from tests.support.databases import Databases
-from tests.support.stack import ROOT, Stack, free_port, running_stack
+from tests.support.stack import ROOT, Stack, free_port, running_stack, wait_until
 
 
 @dataclass(frozen=True)
@@ -80,9 +82,19 @@ def database(server_url: str, name: str) -> Iterator[str]:
         with run.cursor() as cursor:
             cursor.execute(f'CREATE DATABASE "{name}"')
             yield url.set(database=name).render_as_string(hide_password=False)
-            cursor.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+            drop = partial(cursor.execute, f'DROP DATABASE "{name}" WITH (FORCE)')
+            wait_until(lambda: _done(drop), what=f"the end of database {name}")
     finally:
         run.close()
+
+
+def _done(work: Callable[[], None]) -> bool:
+    """Try; an autovacuum that is at work there may not be ended by our role, but ends soon."""
+    try:
+        work()
+    except InsufficientPrivilege:
+        return False
+    return True
 
 
 @contextmanager
