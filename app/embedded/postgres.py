@@ -216,6 +216,8 @@ class EmbeddedPostgres:
             "unix_socket_directories": "",
             "shared_buffers": "128MB",
             "max_connections": "200",
+            # Claims walk over what was claimed before until it is vacuumed away.
+            "autovacuum_naptime": "5s",
             "timezone": "UTC",
             "log_timezone": "UTC",
         }
