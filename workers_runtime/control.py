@@ -95,7 +95,11 @@ class Control(asyncio.Protocol):
             except ProtocolError as exc:
                 log.warning("node_message_refused", extra={"reason": str(exc)})
                 continue
-            self._on_message(message)
+            try:
+                self._on_message(message)
+            except Exception:
+                # asyncio would close the connection, and that ends every app of the node.
+                log.exception("node_message_failed", extra={"message_type": message.TYPE})
 
     def pause_writing(self) -> None:
         """Pass the pressure on to the app processes."""

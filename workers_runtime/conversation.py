@@ -21,6 +21,7 @@ from workers_runtime.node_protocol import encode
 from workers_runtime.opencalls import OpenCall, OpenCalls
 from workers_runtime.protocol import (
     AGENT_OPERATIONS,
+    ANSWERS,
     APP_MESSAGES,
     APP_PROTOCOL_VERSION,
     JSON,
@@ -30,10 +31,12 @@ from workers_runtime.protocol import (
     FailureKind,
     JSONObject,
     WorkerFailure,
+    nested_too_deeply,
     operation_answer,
 )
 
 MAX_OPEN_OPERATIONS = 256
+TOO_DEEP = "is nested too deeply"
 
 
 class ProcessListener(Protocol):
@@ -247,7 +250,9 @@ class Conversation(ABC):
         """Take lines of stdout: messages, and output, which becomes log entries."""
         for line in lines:
             message = _parse(line)
-            if message is not None:
+            if message is not None and nested_too_deeply(line, message):
+                self._refuse(message)
+            elif message is not None:
                 self._handle(message)
             elif line.strip():
                 self._listener.on_log(self, "stdout", line.decode("utf-8", "replace"))
@@ -277,6 +282,18 @@ class Conversation(ABC):
             self._end_start(str(error) if error else "")
         else:
             self._handle_agent(kind, message)
+
+    def _refuse(self, message: JSONObject) -> None:
+        """Answer what others could not read instead of passing it on."""
+        kind = message["type"]
+        if kind in ANSWERS:
+            ids = {name: message.get(name) for name in ("id", "call", "invoke_id")}
+            failed = "agent_error" if kind == "agent_done" else kind
+            self._handle({**ids, "type": failed, "error": f"result {TOO_DEEP}"})
+        elif kind in OPERATION_RESULTS or kind in AGENT_OPERATIONS:
+            self._write_answer(message, {"error": f"{kind} {TOO_DEEP}"})
+        else:
+            self._listener.on_log(self, "system", f"a message of type {kind} {TOO_DEEP}")
 
     def _handle_agent(self, kind: str, message: JSONObject) -> None:
         if kind in AGENT_OPERATIONS:

@@ -186,7 +186,11 @@ class RuntimeLink:
                 self._handle(line)
 
     def _handle(self, line: bytes) -> None:
-        message = decode(line)
+        try:
+            message = decode(line)
+        except ProtocolError as exc:
+            log.warning("runtime_message_refused", extra={"reason": str(exc)})
+            return
         try:
             self._on_message(message)
         except Exception:

@@ -21,6 +21,10 @@ MAX_LINE_BYTES = 8 * 1024 * 1024
 MAX_MESSAGE_CHARS = 8192
 """Longest log message."""
 
+MAX_DEPTH = 200
+"""Most arrays and objects in each other. Python's ``json`` stops at some 900, at how many depends on
+who calls it; what one process can read the next one must be able to write."""
+
 MAX_ERROR_CHARS = 4000
 """Longest error text of a call."""
 
@@ -213,6 +217,21 @@ APP_MESSAGES = frozenset(
     {"discover", "started", "log", "event", *ANSWERS, *OPERATION_RESULTS, *AGENT_OPERATIONS}
 )
 """Every type an app process may send; any other line of it is log output."""
+
+
+def nested_too_deeply(raw: bytes, value: JSON) -> bool:
+    """Say whether a value, read from these bytes, has more than ``MAX_DEPTH`` levels."""
+    if raw.count(b"[") + raw.count(b"{") <= MAX_DEPTH:
+        return False
+    level = [value]
+    for _ in range(MAX_DEPTH + 1):
+        level = [item for item in level if isinstance(item, list | dict)]
+        if not level:
+            return False
+        level = [
+            inner for item in level for inner in (item.values() if isinstance(item, dict) else item)
+        ]
+    return True
 
 
 def operation_answer(operation: JSONObject, body: JSONObject) -> JSONObject | None:

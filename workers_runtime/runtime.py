@@ -195,9 +195,12 @@ class Runtime:
             self.control.send(Done(seq=seq, result=await work))
         except WorkerFailure as exc:
             self._fail(seq, exc)
-        except Exception:
-            log.exception("runtime_command_failed")
-            self._fail(seq, WorkerFailure(FailureKind.RUNTIME, "worker host error"))
+        except Exception as exc:
+            self._broken(seq, exc)
+
+    def _broken(self, seq: int, fault: Exception) -> None:
+        log.error("runtime_command_failed", exc_info=fault)
+        self._fail(seq, WorkerFailure(FailureKind.RUNTIME, "worker host error"))
 
     def _fail(self, seq: int, failure: WorkerFailure) -> None:
         self.control.send(Done(seq=seq, failure=failure.kind, error=failure.message))
@@ -227,7 +230,10 @@ class Runtime:
             else:
                 self.control.send(Done(seq=message.seq, result=future.result()))
 
-        self._in_flight.open(message, process).add_done_callback(answer)
+        try:
+            self._in_flight.open(message, process).add_done_callback(answer)
+        except Exception as exc:
+            self._broken(message.seq, exc)
 
     async def _call_later(self, message: Call) -> JSON:
         app = self._apps.get(message.app_id)

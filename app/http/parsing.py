@@ -10,15 +10,18 @@ from marshmallow import Schema
 from webargs.flaskparser import FlaskParser
 
 from app.core.errors import Invalid
+from workers_runtime.protocol import nested_too_deeply
 
 NOT_JSON = "request body is not valid JSON"
+TOO_DEEP = "request body is nested too deeply"
 
 
 def parse_json(raw: bytes) -> Any:  # Any: a JSON value
     """Return the JSON value of a body.
 
     Raises:
-        Invalid: not JSON in UTF-8; NaN, infinities and lone surrogates count as not JSON.
+        Invalid: not JSON in UTF-8; NaN, infinities and lone surrogates count as not JSON; or more
+            than 200 arrays and objects in each other.
     """
     try:
         text = raw.decode(json.detect_encoding(raw))
@@ -28,6 +31,8 @@ def parse_json(raw: bytes) -> Any:  # Any: a JSON value
             json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as exc:
         raise Invalid(NOT_JSON) from exc
+    if nested_too_deeply(raw, value):
+        raise Invalid(TOO_DEEP)
     return value
 
 

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from app.core.errors import Invalid
@@ -25,6 +27,19 @@ def test_an_object_is_returned():
 def test_what_is_not_json_is_refused(raw):
     with pytest.raises(Invalid, match="^request body is not valid JSON$"):
         parse_json(raw)
+
+
+@pytest.mark.parametrize(("opened", "closed"), [(b"[", b"]"), (b'{"a":', b"}")])
+def test_nesting_has_a_limit(opened, closed):
+    deepest = opened * 200 + b"1" + closed * 200
+    assert parse_json(deepest) == json.loads(deepest)
+    with pytest.raises(Invalid, match="^request body is nested too deeply$"):
+        parse_json(opened + deepest + closed)
+
+
+def test_width_has_none():
+    wide = [[], {}] * 1000
+    assert parse_json(json.dumps(wide).encode()) == wide
 
 
 @pytest.mark.parametrize("raw", [b"[]", b"1", b'"x"', b"null", b"true"])
