@@ -23,9 +23,9 @@ def test_slow_work_closes_it_and_quick_work_opens_it_again() -> None:
 def test_work_that_fails_slowly_closes_it() -> None:
     def fail() -> None:
         _slow()
-        raise OSError
+        raise ConnectionRefusedError
 
     shortcut = Shortcut()
-    with pytest.raises(OSError):
+    with pytest.raises(ConnectionRefusedError):
         shortcut.measure(fail)
     assert not shortcut.open
